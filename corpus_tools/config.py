@@ -1,0 +1,53 @@
+"""The `corpus` section of a configuration: everything that decides what is in the shards."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pretrain.tasks.spec import Settings
+
+
+class Section(BaseModel):
+    """A section of the configuration: immutable, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusConfig(Section):
+    name: str = "demo"
+    """The corpus lies in corpora/<name>/."""
+    sources: list[str] = ["demo:en"]
+    """Files, folders, globs (.txt .jsonl .parquet, .gz .zst), `datasets:NAME_OR_PATH`, or `demo:en`, `demo:zh`."""
+    keys: dict[Literal["id", "title", "text"], str] = {}
+    """Names of the fields in JSONL, Parquet and data sets, where they are not id, title and text."""
+    language: Literal["en", "zh"] = "en"
+    segmenter: Literal["rjieba", "jieba"] = "rjieba"
+    """Chinese words; English words come from the tokenizer's own splitting."""
+    tokenizer: str = "train"
+    """`train` a WordPiece on the corpus, or adopt one: a local directory or tokenizer.json, a hub name, `demo:minilm`."""
+    vocab_size: int = Field(16_000, ge=200)
+    """Of a trained tokenizer."""
+    lowercase: bool = True
+    """Of a trained tokenizer. Capitalization needs it."""
+    max_length: int = Field(128, ge=16)
+    """Tokens in a sequence, [CLS] and [SEP] included."""
+    max_segments: int = Field(4, ge=2, le=6)
+    """m of sentence reordering; the encoder needs as many token types."""
+    mask_share: float = Field(0.15, gt=0, lt=1)
+    marker_cap: int = Field(200, ge=1)
+    """Instances a shard keeps of one discourse marker."""
+    validation_share: float = Field(0.05, gt=0, lt=1)
+    """Share of the documents held out, by a hash of the document id."""
+    min_tokens: int = Field(32, ge=1)
+    """Shorter documents are refused."""
+    max_document_mb: float = Field(10.0, gt=0)
+    """Larger documents, or lines, are refused."""
+    shard_mb: float = Field(4.0, gt=0)
+    """Text in one shard. A shard is also the pool that negatives are drawn from."""
+
+    def settings(self) -> Settings:
+        return Settings(self.language, self.max_length, self.max_segments, self.mask_share, self.marker_cap)
+
+    def folder(self) -> Path:
+        return Path("corpora") / self.name

@@ -1,0 +1,178 @@
+"""The whole configuration: defaults here, overridden by YAML, overridden by `section.key=value`. Nothing else."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from corpus_tools.config import CorpusConfig, Section
+from pretrain.schedule import SCHEDULES
+from pretrain.tasks import TASKS
+
+
+class ModelConfig(Section):
+    prior: str | None = None
+    """Weights to continue from: a local checkpoint directory, a hub name, or `demo:minilm`. None: from scratch."""
+    layers: int = Field(4, ge=1)
+    """This and the next three describe an encoder from scratch; prior weights bring their own."""
+    hidden: int = Field(256, ge=8)
+    heads: int = Field(4, ge=1)
+    intermediate: int | None = None
+    """Width of the feed-forward layers; None: 4 × hidden."""
+    activation: Literal["gelu", "relu"] = "gelu"
+    dropout: float = Field(0.1, ge=0, lt=1)
+    attention_dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class ScheduleConfig(Section):
+    kind: str = "sequential"
+    """One of pretrain.schedule.SCHEDULES."""
+    over: Literal["families", "tasks"] = "families"
+    """What a stage adds: a family of tasks, or one task."""
+    steps_per_task: int = Field(50_000, ge=1)
+    """Optimizer steps each task gets in total, whichever schedule spends them."""
+
+    @field_validator("kind")
+    @classmethod
+    def known(cls, kind: str) -> str:
+        return one_of(kind, SCHEDULES, "schedule")
+
+
+class TrainConfig(Section):
+    batch_size: int = Field(32, ge=1)
+    """Instances in one step, over all ranks together."""
+    micro_batch_size: int = Field(32, ge=1)
+    """Instances that one rank computes at once; the rest of its share is accumulated."""
+    companions: list[str] = ["knowledge_masking", "capitalization", "token_document"]
+    """Token-level tasks that, where active in the stage, share the forward pass of a sentence-level step."""
+    lr: float = Field(1e-4, gt=0)
+    """Peak learning rate."""
+    decay: Literal["noam", "linear"] = "noam"
+    warmup_steps: int = Field(4_000, ge=0)
+    """Warm-up of every stage, in steps."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Of the encoder's matrices; heads, embeddings of tasks, biases and norms have none."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip: float = Field(1.0, ge=0)
+    """Largest global gradient norm; 0 switches clipping off."""
+    moments: Literal["carry", "reset"] = "carry"
+    """The optimizer's moments at the border of two stages: carried by parameter name, or reset."""
+    zero_stage: int = Field(0, ge=0, le=3)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 on GPU, fp32 on CPU."""
+    checkpoint_every: int = Field(1_000, ge=1)
+    """Steps between checkpoints inside a stage."""
+
+
+class EvaluateConfig(Section):
+    instances: int = Field(512, ge=1)
+    """Validation instances per task."""
+
+
+class LogConfig(Section):
+    every: int = Field(10, ge=1)
+    """Steps between records in metrics.jsonl and on screen."""
+    wandb: Literal["online", "offline", "off"] = "off"
+    project: str = "cumul"
+
+
+class Config(Section):
+    name: str = "demo"
+    """The run lies in runs/<name>/."""
+    seed: int = Field(0, ge=0)
+    tasks: list[str] = list(TASKS)
+    """In the order in which the curriculum adds them."""
+    corpus: CorpusConfig = CorpusConfig()
+    model: ModelConfig = ModelConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def tasks_fit(self) -> "Config":
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks must name each task once, got {self.tasks}")
+        for name in self.tasks:
+            spec = TASKS[one_of(name, TASKS, "task")]
+            if self.corpus.language not in spec.languages:
+                raise ValueError(
+                    f"task {name} does not exist in language {self.corpus.language!r}. Drop it: list the others in `tasks`."
+                )
+            if spec.needs_uncased and self.corpus.tokenizer == "train" and not self.corpus.lowercase:
+                raise ValueError(
+                    f"task {name} needs an uncased tokenizer, else the input shows the label. "
+                    "Set corpus.lowercase=true, or drop the task."
+                )
+        for name in self.train.companions:
+            if TASKS[one_of(name, TASKS, "task")].target is None:
+                raise ValueError(f"train.companions: {name} is a sentence-level task; only token-level tasks ride along.")
+        return self
+
+    def folder(self) -> Path:
+        return Path("runs") / self.name
+
+    def groups(self) -> list[list[str]]:
+        """What the schedule adds stage by stage."""
+        if self.schedule.over == "tasks":
+            return [[task] for task in self.tasks]
+        families = dict.fromkeys(TASKS[task].family for task in self.tasks)
+        return [[task for task in self.tasks if TASKS[task].family == family] for family in families]
+
+
+def one_of(name: str, known: Iterable[str], what: str) -> str:
+    """`name`, or a ValueError that suggests the near one."""
+    known = list(known)
+    if name in known:
+        return name
+    near = get_close_matches(name, known, n=1)
+    raise ValueError(f"unknown {what} {name!r}." + (f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}."))
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
+    """Read YAML and apply `section.key=value`. Raises ValueError in one line, naming the setting and the fix."""
+    tree: dict[str, Any] = {}
+    if path is not None:
+        if not path.is_file():
+            raise ValueError(f"no configuration file {path}")
+        try:
+            tree = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(tree, dict):
+            raise ValueError(f"{path} must hold `section: {{key: value}}`, got {type(tree).__name__}")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ValueError(f"override {override!r} is not section.key=value")
+        *sections, last = key.split(".")
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})
+        branch[last] = yaml.safe_load(value)
+    refuse_unknown(tree, Config, "")
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        given = f" (got {first['input']!r})" if where else ""
+        raise ValueError(f"{where + ': ' if where else ''}{message}{given}") from None
+
+
+def refuse_unknown(tree: Mapping[str, Any], model: type[BaseModel], where: str) -> None:
+    for key, value in tree.items():
+        one_of(f"{where}{key}", [f"{where}{name}" for name in model.model_fields], "setting")
+        kind = model.model_fields[key].annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            if not isinstance(value, dict):
+                raise ValueError(f"{where}{key} is a section: write {where}{key}.KEY=value")
+            refuse_unknown(value, kind, f"{where}{key}.")
+
+
+def dump_config(config: Config) -> str:
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
