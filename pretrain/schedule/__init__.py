@@ -1,1 +1,14 @@
-"""Schedules: pure functions from (tasks, budget) to stages. No model, no randomness, no clock."""
+"""The schedules by name."""
+
+from collections.abc import Callable
+
+from pretrain.schedule.stages import Stage, Tasks, continual, joint, pyramid, sequential
+
+SCHEDULES: dict[str, Callable[[Tasks, int], list[Stage]]] = {
+    "sequential": sequential,
+    "continual": continual,
+    "joint": joint,
+    "pyramid": pyramid,
+}
+
+__all__ = ["SCHEDULES", "Stage"]

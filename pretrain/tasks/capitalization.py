@@ -1,0 +1,64 @@
+"""Capitalization: is the word capitalised in the original (ERNIE 2.0 §4.2.1)?
+
+The label comes from the cased text, the input is lower-cased: with a cased tokenizer the task would be copying. Only
+the first token of a word carries the label, and only where the word has letters with case: its other pieces would say
+nothing more. Few words are capitalised, so the metric is F1 of the capitalised ones.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pretrain.tasks.metrics import f1
+from pretrain.tasks.runs import every_segment
+from pretrain.tasks.spec import (
+    CAPITALISED,
+    CASED,
+    WORD_START,
+    AnnotatedDocument,
+    Family,
+    Head,
+    Instance,
+    Pool,
+    Score,
+    Settings,
+    Targets,
+    TaskSpec,
+    Tokens,
+    Vocabulary,
+)
+
+
+def build(pool: Pool) -> Iterator[Instance]:
+    yield from every_segment(document for document in pool.documents if has_both_cases(document))
+
+
+def has_both_cases(document: AnnotatedDocument) -> bool:
+    """Text that was lower-cased, or typed in capitals throughout, would teach that nothing, or everything, is."""
+    text = "".join(sentence.text for sentence in document.sentences)
+    return text != text.lower() and text != text.upper()
+
+
+def target(tokens: Tokens, rng: np.random.Generator, vocabulary: Vocabulary, settings: Settings) -> Targets:
+    positions = np.flatnonzero((tokens.annotations & (WORD_START | CASED)) == WORD_START | CASED)
+    return Targets(tokens.ids, positions, ((tokens.annotations[positions] & CAPITALISED) > 0).astype(np.int64))
+
+
+def metric(labels: np.ndarray, predictions: np.ndarray) -> Score:
+    return Score(f1(labels, predictions), chance=f1(labels, np.ones_like(labels)))
+
+
+SPEC = TaskSpec(
+    name="capitalization",
+    family=Family.WORD,
+    head=Head.TOKEN,
+    summary="whether a word is capitalised in the original",
+    build=build,
+    target=target,
+    labels=lambda settings: ("lower case", "capitalised"),
+    metric_name="F1",
+    metric=metric,
+    languages=frozenset({"en"}),
+    needs_uncased=True,
+    needs="documents written in upper and lower case",
+)

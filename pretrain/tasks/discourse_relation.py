@@ -1,0 +1,89 @@
+"""Discourse relation: which marker joined two texts (ERNIE 2.0 §4.2.3, after Sileo et al. 2019, "Discovery")?
+
+In the original the second text begins with an explicit marker ("However, …"). The marker is removed together with its
+comma, or with the half that announces it (虽然…但是), and the capital is repaired; the marker is the label. Pairs joined
+by no marker are a class of their own. English markers join sentences; Chinese ones mostly join the clauses of one
+sentence, so there both are paired. Pairs stay inside a paragraph.
+
+Of every class a pool keeps `marker_cap` pairs, drawn at random: "but" would be most of the data.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+
+from pretrain.tasks.markers_en import ENGLISH
+from pretrain.tasks.markers_zh import CHINESE
+from pretrain.tasks.metrics import accuracy_beside_majority
+from pretrain.tasks.spec import AnnotatedDocument, Family, Head, Instance, Pool, Settings, TaskSpec
+
+NAME = "discourse_relation"
+LEXICONS = {"en": ENGLISH, "zh": CHINESE}
+LEAST = {"en": 3, "zh": 4}
+"""Words (Chinese: characters) that each side must have."""
+BRACKETS = ("()", "（）", "[]", "“”", "「」", "『』", "《》")
+
+
+def build(pool: Pool) -> Iterator[Instance]:
+    candidates = []
+    for document in pool.documents:
+        rng = pool.rng(NAME, document.id)
+        candidates += [(rng.random(), instance) for instance in find_pairs(document, pool.settings)]
+    kept: Counter[int] = Counter()
+    for _, instance in sorted(candidates):
+        if kept[instance.label] < pool.settings.marker_cap:
+            kept[instance.label] += 1
+            yield instance
+
+
+def find_pairs(document: AnnotatedDocument, settings: Settings) -> Iterator[Instance]:
+    lexicon, room = LEXICONS[settings.language], settings.room(2)
+    for before, after in neighbouring_texts(document, settings, room):
+        found = lexicon.split(after)
+        if found is None:
+            continue
+        pair = lexicon.without_first(found.number, before), found.rest
+        if all(is_whole(text) and length(text, settings.language) >= LEAST[settings.language] for text in pair):
+            yield Instance(pair, found.number)
+
+
+def neighbouring_texts(document: AnnotatedDocument, settings: Settings, room: int) -> Iterator[tuple[str, str]]:
+    """Adjacent sentences of a paragraph that fit; in Chinese also both sides of a comma inside a sentence.
+
+    There the mark at the border is dropped: it would tell how the two were joined.
+    """
+    for one, two in pairwise(document.sentences):
+        if one.paragraph == two.paragraph and one.run.length + two.run.length <= room:
+            yield (one.text.rstrip("。") if settings.language == "zh" else one.text), two.text
+    if settings.language == "zh":
+        for sentence in document.sentences:
+            if sentence.run.length <= room:
+                for mark in re.finditer("[，；]", sentence.text):
+                    yield sentence.text[: mark.start()], sentence.text[mark.end() :]
+
+
+def is_whole(text: str) -> bool:
+    """No bracket or quotation is cut."""
+    return text.count('"') % 2 == 0 and all(text.count(opening) == text.count(closing) for opening, closing in BRACKETS)
+
+
+def length(text: str, language: str) -> int:
+    return len(text) if language == "zh" else len(text.split())
+
+
+def labels(settings: Settings) -> list[str]:
+    return ["no marker", *(marker.text for marker in LEXICONS[settings.language].markers)]
+
+
+SPEC = TaskSpec(
+    name=NAME,
+    family=Family.SEMANTIC,
+    head=Head.SEQUENCE,
+    summary="the marker that joined two texts and was removed",
+    build=build,
+    labels=labels,
+    metric_name="accuracy",
+    metric=accuracy_beside_majority,
+    needs="adjacent sentences joined by explicit markers, such as However or 因此",
+)
