@@ -1,0 +1,110 @@
+"""DeepSpeed at its edges: the config derived from ours, and weights and moments by parameter name under any ZeRO stage."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import deepspeed
+import torch
+import torch.distributed as dist
+
+from pretrain.config import TrainConfig
+from pretrain.model.model import Model
+from pretrain.optimizer import RestingAdamW, group_of, parameter_groups
+from pretrain.world import World
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def deepspeed_config(config: TrainConfig, world_size: int, gpu: bool) -> dict[str, Any]:
+    """DeepSpeed's JSON. We own accumulation: a step may have any number of micro-batches, the boundary is `step()`."""
+    if config.batch_size % world_size:
+        raise ValueError(
+            f"train.batch_size={config.batch_size} cannot be shared by {world_size} ranks equally. "
+            f"Choose a multiple of {world_size}."
+        )
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and gpu)
+    micro = min(config.micro_batch_size, config.batch_size // world_size)
+    return {
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": config.clip,
+        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
+        "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
+        "steps_per_print": 10**12,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+def make_engine(model: Model, config: TrainConfig, world: World):
+    optimizer = RestingAdamW(
+        parameter_groups(model, config.weight_decay), lr=config.lr, betas=config.betas, eps=1e-8, fused=True
+    )
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        config=deepspeed_config(config, world.size, world.device.type == "cuda"),
+        dist_init_required=False,
+    )
+    return engine
+
+
+class Fragment(NamedTuple):
+    """What this rank optimises of one parameter."""
+
+    name: str
+    parameter: torch.Tensor
+    master: torch.Tensor
+    """What AdamW steps: the parameter, or under ZeRO the flat tensor of its group that this rank owns."""
+    state: dict
+    ours: slice
+    """Of the flattened parameter; empty where another rank owns all of it."""
+    theirs: slice
+    """The same elements in the flattened master."""
+
+
+def fragments(engine) -> Iterator[Fragment]:
+    names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+    if not engine.zero_optimization_stage():
+        for group in engine.optimizer.param_groups:
+            for parameter in group["params"]:
+                state = engine.optimizer.state[parameter]
+                yield Fragment(names[id(parameter)], parameter, parameter, state, slice(None), slice(None))
+        return
+    zero = engine.optimizer
+    for group, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
+        for parameter in group:
+            ours = theirs = slice(0, 0)
+            if parameter._hp_mapping is not None:
+                low, high = parameter._hp_mapping.lp_fragment_address, parameter._hp_mapping.hp_fragment_address
+                ours, theirs = slice(low.start, low.start + low.numel), slice(high.start, high.start + high.numel)
+            yield Fragment(names[id(parameter)], parameter, flat, zero.optimizer.state[flat], ours, theirs)
+
+
+def get_moments(engine) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    """AdamW's moments in full as `<parameter>.<moment>`, and the updates that each group has had. Collective."""
+    tensors: dict[str, torch.Tensor] = {}
+    updates: dict[str, int] = {}
+    for name, parameter, _, state, ours, theirs in fragments(engine):
+        if "step" not in state:
+            continue
+        updates[group_of(name, parameter)] = int(state["step"])
+        for moment in MOMENTS:
+            full = torch.zeros(parameter.numel(), device=parameter.device)
+            full[ours] = state[moment].flatten()[theirs]
+            if engine.zero_optimization_stage():
+                dist.all_reduce(full)
+            tensors[f"{name}.{moment}"] = full.view_as(parameter).cpu()
+    return tensors, updates
+
+
+def set_moments(engine, tensors: dict[str, torch.Tensor], updates: dict[str, int]) -> None:
+    """The reverse, before the first step; a parameter that `tensors` does not name starts afresh."""
+    for name, parameter, master, state, ours, theirs in fragments(engine):
+        if f"{name}.{MOMENTS[0]}" not in tensors:
+            continue
+        for moment in MOMENTS:
+            whole = state.setdefault(moment, torch.zeros_like(master))
+            whole.view(-1)[theirs] = tensors[f"{name}.{moment}"].to(master.device).flatten()[ours]
+        state["step"] = torch.tensor(float(updates[group_of(name, parameter)]), device=master.device)

@@ -1,0 +1,168 @@
+"""Export: a plain Hugging Face checkpoint of the last finished stage.
+
+`ErnieForMaskedLM`, `AutoModel` and `AutoTokenizer` load it offline. The pooler is kept although masked LM does not use it:
+the sentence tasks trained it. The task-type embedding is kept and switched on (`use_task_id`); fine-tuning uses row 0
+unless told otherwise. The heads of the other tasks lie beside it in task_heads.safetensors.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from corpus_tools.shards import read_manifest
+from pretrain.config import Config
+from pretrain.model.model import MASKED_LM_NAMES, TASK_IDS, Model
+from pretrain.run import finished, stages_of
+from pretrain.tasks import TASKS
+from pretrain.tasks.spec import Head
+from pretrain.train import load_finished
+
+
+def export(config: Config) -> Path:
+    """Write runs/<name>/export/ and return it. Raises ValueError where no stage is finished."""
+    done = [number for number in range(1, len(stages_of(config)) + 1) if finished(config, number)]
+    if not done:
+        raise ValueError(f"{config.folder()} holds no finished stage. Train one first: cumul train CONFIG")
+    model, tasks, state = load_finished(config, done[-1])
+    folder = config.folder() / "export"
+    aside = config.folder() / "export.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    masked = [task for task in tasks if TASKS[task].head is Head.MASKED_LM]
+    model.config.architectures = ["ErnieForMaskedLM" if masked else "ErnieModel"]
+    model.config.save_pretrained(aside)
+    save_file(hugging_face_names(model, masked), aside / "model.safetensors", metadata={"format": "pt"})
+    heads = {
+        f"{task}.{name}": parameter.detach().contiguous()
+        for task in tasks
+        if task not in masked
+        for name, parameter in model.heads[task].named_parameters()
+    }
+    if heads:
+        save_file(heads, aside / "task_heads.safetensors", metadata={"format": "pt"})
+    manifest = read_manifest(config.corpus.folder())
+    (aside / "tasks.json").write_text(
+        json.dumps(
+            {
+                task: {
+                    "task_type_id": TASK_IDS[task],
+                    "head": TASKS[task].head,
+                    "predicts": TASKS[task].summary,
+                    "labels": manifest["tasks"][task]["labels"],
+                }
+                for task in tasks
+            },
+            indent=1,
+            ensure_ascii=False,
+        )
+        + "\n"
+    )
+    save_tokenizer(config.corpus.folder() / "tokenizer.json", manifest, model.config.max_position_embeddings, aside)
+    (aside / "README.md").write_text(model_card(config, manifest, model, state))
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    return folder
+
+
+def hugging_face_names(model: Model, masked: list[str]) -> dict[str, torch.Tensor]:
+    """Our parameters under the names of `ErnieForMaskedLM`; the task rows become one table."""
+    rows = "embeddings.task_type_embeddings."
+    tensors = {
+        f"ernie.{name}": parameter.detach().contiguous()
+        for name, parameter in model.encoder.named_parameters()
+        if not name.startswith(rows)
+    }
+    table = model.encoder.embeddings.task_type_embeddings.table()
+    tensors[f"ernie.{rows}weight"] = table.detach().contiguous()
+    for task in masked:
+        place = dict(model.heads[task].named_parameters())
+        tensors |= {theirs: place[ours].detach().contiguous() for theirs, ours in MASKED_LM_NAMES.items()}
+    return tensors
+
+
+def save_tokenizer(path: Path, manifest: dict, max_length: int, folder: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(path))
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
+    )
+    special = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        do_lower_case=manifest["tokenizer"]["uncased"],
+        **special,
+    ).save_pretrained(folder)
+
+
+def model_card(config: Config, manifest: dict, model: Model, state: dict) -> str:
+    """What went in and what came out, in Markdown."""
+    shape, documents = model.config, manifest["documents"]
+    size = sum(parameter.numel() for parameter in model.encoder.parameters())
+    lines = [
+        "---",
+        f"language: {config.corpus.language}",
+        "library_name: transformers",
+        "pipeline_tag: fill-mask",
+        "tags: [ernie, continual-pre-training, multi-task]",
+        "---",
+        f"# {config.name}",
+        "",
+        "A text encoder pre-trained by accumulating self-supervised tasks stage by stage (ERNIE 2.0, arXiv 1907.12412), "
+        "made with cumul.",
+        "",
+        f"- Encoder: {shape.num_hidden_layers} layers × {shape.hidden_size}, {size / 1e6:.1f} M parameters, "
+        f"vocabulary {shape.vocab_size:,}",
+        f"- Prior weights: {config.model.prior or 'none, trained from scratch'}",
+        f"- Corpus: {', '.join(config.corpus.sources)}: {documents['used']:,} documents, "
+        f"{manifest['tokens']['train']:,} training tokens",
+        f"- Training: {state['run_step']:,} steps of {config.train.batch_size} instances, {state['tokens']:,} tokens "
+        f"read, schedule {config.schedule.kind} over {config.schedule.over}",
+        "",
+        "## Stages (steps per task)",
+        "",
+        "| task | " + " | ".join(f"stage {number}" for number in range(1, state["stage"] + 1)) + " |",
+        "| --- |" + " ---: |" * state["stage"],
+    ]
+    for task in config.tasks:
+        steps = [str(stage.steps.get(task, "–")) for stage in stages_of(config)[: state["stage"]]]
+        lines.append(f"| {task} | " + " | ".join(steps) + " |")
+    lines += ["", "## Validation after the last stage", "", "| task | loss | metric | value | chance |", "| --- | ---: | --- | ---: | ---: |"]
+    for record in last_evaluation(config, state["stage"]):
+        lines.append(
+            f"| {record['task']} | {record['loss']:.3f} | {record['metric_name']} | {record['metric']:.3f} "
+            f"| {record['chance']:.3f} |"
+        )
+    lines += [
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from transformers import AutoModel, AutoTokenizer",
+        "",
+        'tokenizer = AutoTokenizer.from_pretrained("export")',
+        'model = AutoModel.from_pretrained("export")',
+        "```",
+        "",
+        "`task_type_ids` selects a row of the task embedding (tasks.json has the numbers); without it row 0 is used, "
+        "which is right for fine-tuning. The heads of the pre-training tasks are in task_heads.safetensors.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def last_evaluation(config: Config, stage: int) -> list[dict]:
+    """The newest evaluation record of each task after a stage."""
+    newest = {}
+    for line in (config.folder() / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if record["kind"] == "evaluation" and record["stage"] == stage:
+            newest[record["task"]] = record
+    return list(newest.values())

@@ -1,0 +1,168 @@
+"""The encoder and the heads that its tasks declare.
+
+The encoder is transformers' `ErnieModel`: BERT plus an embedding of the task, added to every token (ERNIE 2.0, section
+4.1). Each task's row of that embedding is a parameter of its own, so that a task that rests can rest entirely.
+"""
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import ErnieConfig, ErnieModel
+from transformers.activations import ACT2FN
+
+from pretrain.config import ModelConfig
+from pretrain.data.batch import Batch
+from pretrain.model.prior import Prior, fit_types
+from pretrain.tasks import TASKS
+from pretrain.tasks.spec import Head
+
+TASK_IDS = {task: number for number, task in enumerate(TASKS)}
+"""The row of each task in an exported checkpoint's task-type embedding."""
+
+
+def ernie_config(ours: ModelConfig, prior: Prior | None, vocab_size: int, length: int, num_types: int) -> ErnieConfig:
+    """The encoder's shape: that of the prior weights where there are some, else as configured."""
+    if prior is None:
+        shape: dict = {
+            "vocab_size": vocab_size,
+            "hidden_size": ours.hidden,
+            "num_hidden_layers": ours.layers,
+            "num_attention_heads": ours.heads,
+            "intermediate_size": ours.intermediate or 4 * ours.hidden,
+            "hidden_act": ours.activation,
+            "max_position_embeddings": max(512, length),
+        }
+    else:
+        shape = dict(prior.config)
+    return ErnieConfig(
+        **shape | {"type_vocab_size": max(num_types, shape.get("type_vocab_size", 0))},
+        use_task_id=True,
+        task_type_vocab_size=len(TASK_IDS),
+        hidden_dropout_prob=ours.dropout,
+        attention_probs_dropout_prob=ours.attention_dropout,
+    )
+
+
+class TaskEmbeddings(nn.Module):
+    """Task-type embeddings, one parameter per task; a task that is not trained yet has the starting row."""
+
+    def __init__(self, start: Tensor, tasks: Sequence[str]):
+        super().__init__()
+        self.register_buffer("start", start, persistent=False)
+        self.rows = nn.ParameterDict({task: nn.Parameter(start.clone()) for task in tasks})
+
+    def table(self) -> Tensor:
+        return torch.stack([self.rows[task] if task in self.rows else self.start for task in TASK_IDS])
+
+    def forward(self, task_type_ids: Tensor) -> Tensor:
+        return functional.embedding(task_type_ids, self.table())
+
+
+class MaskedLMHead(nn.Module):
+    """Transform, LayerNorm, then the tied word embedding plus a bias (as in BERT)."""
+
+    def __init__(self, config: ErnieConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+        return functional.linear(self.norm(self.activation(self.dense(hidden))), embedding, self.bias)
+
+
+class Model(nn.Module):
+    """Encoder and heads. `labels` gives the classes of every task that has a head here."""
+
+    def __init__(self, config: ErnieConfig, labels: Mapping[str, Sequence[str] | None], seed: int):
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.encoder = ErnieModel(config)
+        start = torch.zeros(config.hidden_size)
+        self.encoder.embeddings.task_type_embeddings = TaskEmbeddings(start, list(labels))
+        self.heads = nn.ModuleDict()
+        for task, classes in labels.items():
+            with torch.random.fork_rng():
+                torch.manual_seed(int.from_bytes(blake2b(f"{seed}/{task}".encode(), digest_size=7).digest(), "big"))
+                self.heads[task] = build_head(task, classes, config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Logits of every task with targets in the batch, shape (targets, classes)."""
+        alone = batch.owner[:, None, :, None] == batch.owner[:, None, None, :]
+        hidden = self.encoder(
+            input_ids=batch.ids,
+            attention_mask=alone,
+            token_type_ids=batch.types,
+            position_ids=batch.positions,
+            task_type_ids=torch.full_like(batch.ids, TASK_IDS[batch.task]),
+        ).last_hidden_state.flatten(0, 1)
+        return {task: self.read(task, hidden[where]) for task, (where, _) in batch.targets.items()}
+
+    def read(self, task: str, hidden: Tensor) -> Tensor:
+        """Logits of one task from the hidden states at its targets."""
+        head = self.heads[task]
+        if TASKS[task].head is Head.MASKED_LM:
+            return head(hidden, self.encoder.embeddings.word_embeddings.weight)
+        if TASKS[task].head is Head.SEQUENCE:
+            hidden = self.encoder.pooler.activation(self.encoder.pooler.dense(hidden))
+        return head(self.dropout(hidden))
+
+
+def build_head(task: str, classes: Sequence[str] | None, config: ErnieConfig) -> nn.Module:
+    if TASKS[task].head is Head.MASKED_LM:
+        head: nn.Module = MaskedLMHead(config)
+    else:
+        assert classes is not None
+        head = nn.Linear(config.hidden_size, len(classes))
+    for name, parameter in head.named_parameters():
+        if parameter.ndim == 2:
+            nn.init.normal_(parameter, std=config.initializer_range)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    return head
+
+
+MASKED_LM_NAMES = {
+    "cls.predictions.transform.dense.weight": "dense.weight",
+    "cls.predictions.transform.dense.bias": "dense.bias",
+    "cls.predictions.transform.LayerNorm.weight": "norm.weight",
+    "cls.predictions.transform.LayerNorm.bias": "norm.bias",
+    "cls.predictions.bias": "bias",
+}
+
+
+def load_prior(model: Model, prior: Prior) -> tuple[list[str], list[str]]:
+    """Copy prior weights into the model; returns (what is new in the model, what of the checkpoint has no place).
+
+    The task embeddings of a checkpoint start every task from its row 0, the one that fine-tuning uses by default; a
+    checkpoint without them leaves zeros, so either way the hidden states are those of the checkpoint.
+    """
+    tensors = {f"encoder.{name}": tensor for name, tensor in prior.tensors.items() if not name.startswith("cls.")}
+    types = "encoder.embeddings.token_type_embeddings.weight"
+    if types in tensors:
+        tensors[types] = fit_types(tensors[types], model.config.type_vocab_size)
+    tasks = model.encoder.embeddings.task_type_embeddings
+    known = tensors.pop("encoder.embeddings.task_type_embeddings.weight", None)
+    if known is not None:
+        tasks.start.copy_(known[0])
+        tensors |= {f"encoder.embeddings.task_type_embeddings.rows.{task}": known[0] for task in tasks.rows}
+    for name, ours in MASKED_LM_NAMES.items():
+        head = next((task for task in model.heads if TASKS[task].head is Head.MASKED_LM), None)
+        if head is not None and name in prior.tensors:
+            tensors[f"heads.{head}.{ours}"] = prior.tensors[name]
+    place = dict(model.named_parameters())
+    for name in tensors.keys() & place.keys():
+        if tensors[name].shape != place[name].shape:
+            raise ValueError(
+                f"prior weights: {name} has shape {tuple(tensors[name].shape)}, its config.json says "
+                f"{tuple(place[name].shape)}. The checkpoint and its configuration do not belong together."
+            )
+        place[name].data.copy_(tensors[name])
+    return sorted(place.keys() - tensors.keys()), sorted(tensors.keys() - place.keys() - {"encoder.embeddings.position_ids"})

@@ -1,0 +1,87 @@
+"""Prior weights: reading a BERT or ERNIE checkpoint, from a directory, the hub, or the demo package.
+
+Only safetensors is read: a pickle from the internet can run code. Parameter names come out as those of `ErnieModel`
+(`embeddings.…`, `encoder.…`, `pooler.…`) and of its masked-LM head (`cls.predictions.…`).
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load
+
+from corpus_tools.packages import demo_checkpoint
+
+ARCHITECTURES = ("bert", "ernie")
+SAME_IN_ERNIE = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+    "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id", "initializer_range",
+)  # fmt: skip
+
+
+class Prior(NamedTuple):
+    config: dict
+    """The fields of `ErnieConfig` that the checkpoint decides."""
+    tensors: dict[str, torch.Tensor]
+
+
+def read_prior(source: str) -> Prior:
+    """Raises ValueError where the checkpoint is missing, not BERT-like, or not safetensors."""
+    read = open_checkpoint(source)
+    config = json.loads(read("config.json"))
+    if config.get("model_type") not in ARCHITECTURES:
+        raise ValueError(
+            f"model.prior={source}: a {config.get('model_type')!r} checkpoint; only {' and '.join(ARCHITECTURES)} "
+            "have the layers of this encoder."
+        )
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        raise ValueError(f"model.prior={source}: only absolute position embeddings are supported.")
+    tensors = {}
+    for name, tensor in load(read("model.safetensors")).items():
+        name = name.removeprefix("bert.").removeprefix("ernie.")
+        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        if name.startswith(("embeddings.", "encoder.", "pooler.", "cls.predictions.")):
+            tensors[name] = tensor.float()
+    return Prior({key: config[key] for key in SAME_IN_ERNIE if key in config}, tensors)
+
+
+def open_checkpoint(source: str) -> Callable[[str], bytes]:
+    """A function from file name to content."""
+    if source.startswith("demo:"):
+        files = demo_checkpoint(source.removeprefix("demo:"))
+        return lambda name: files[name]
+    folder = Path(source)
+    if not folder.is_dir():
+        if folder.is_absolute() or source.startswith("."):
+            raise ValueError(f"model.prior={source}: no such directory.")
+        folder = download(source)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            old = folder / "pytorch_model.bin"
+            hint = (
+                " It holds pytorch_model.bin, a pickle that may run code: convert it, AutoModelForMaskedLM"
+                ".from_pretrained(…).save_pretrained(…), and name the new directory."
+                if old.exists()
+                else ""
+            )
+            raise ValueError(f"model.prior={source}: no {name} in it.{hint}")
+    return lambda name: (folder / name).read_bytes()
+
+
+def download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"model.prior={name} is neither a local directory nor reachable on the hub: {reason}") from None
+
+
+def fit_types(table: torch.Tensor, rows: int) -> torch.Tensor:
+    """Token-type embeddings for more segments than the checkpoint knew: a new segment starts as the last known one."""
+    missing = max(0, rows - len(table))
+    return torch.cat([table, table[-1:].expand(missing, -1)])

@@ -1,0 +1,90 @@
+"""A run folder: what lies where, what is finished, what may not be mixed. Torch-free; `pretrain.train` fills it.
+
+    runs/<name>/config.yaml          the resolved configuration
+    runs/<name>/metrics.jsonl        every record
+    runs/<name>/stage<k>/            model.safetensors, moments.safetensors, state.json (written last: the stage is finished)
+    runs/<name>/stage<k>/checkpoints/  of a stage in progress; `latest.json` is written last
+    runs/<name>/export/              the Hugging Face checkpoint
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from corpus_tools.shards import aside
+from pretrain.config import Config, dump_config
+from pretrain.schedule import SCHEDULES, Stage
+
+REPORT_ONLY = {"log.every", "log.wandb", "log.project", "train.checkpoint_every"}
+"""Settings that decide nothing of what is trained: they may change in the middle of a run."""
+
+
+def stages_of(config: Config) -> list[Stage]:
+    return SCHEDULES[config.schedule.kind](config.groups(), config.schedule.steps_per_task)
+
+
+def stage_folder(config: Config, number: int) -> Path:
+    return config.folder() / f"stage{number}"
+
+
+def finished(config: Config, number: int) -> bool:
+    return (stage_folder(config, number) / "state.json").exists()
+
+
+def resume_step(config: Config) -> int:
+    """Steps of the run that are safe on disk."""
+    steps = [0]
+    for state in config.folder().glob("stage*/state.json"):
+        steps.append(json.loads(state.read_text())["run_step"])
+    for latest in config.folder().glob("stage*/checkpoints/latest.json"):
+        steps.append(json.loads(latest.read_text())["run_step"])
+    return max(steps)
+
+
+def claim_folder(config: Config) -> None:
+    """Write the resolved configuration into the run folder, refusing to mix it with work of another one."""
+    folder = config.folder()
+    path = folder / "config.yaml"
+    if path.exists() and any(folder.glob("stage*")):
+        before = flatten(yaml.safe_load(path.read_text()))
+        now = flatten(config.model_dump(mode="json"))
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key) and key not in REPORT_ONLY:
+                raise ValueError(
+                    f"{key} was {before.get(key)!r} when {folder} was trained and is {now.get(key)!r} now. "
+                    f"Set it back, give the run another name=, or delete {folder} to start over."
+                )
+    with aside(path) as part:
+        part.write_text(dump_config(config))
+
+
+def flatten(tree: dict, where: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
+    return flat
+
+
+def wanted_stages(config: Config, stages: Sequence[int] | None, path: Path | None) -> list[int]:
+    """The stages to train, in order; `path` is the configuration file, for the message. Raises ValueError where one does not exist or its predecessor is not trained."""
+    count = len(stages_of(config))
+    wanted = sorted(set(stages)) if stages else list(range(1, count + 1))
+    for number in wanted:
+        if not 1 <= number <= count:
+            raise ValueError(f"stage {number} does not exist: this schedule has stages 1 to {count}.")
+        if number > 1 and number - 1 not in wanted and not finished(config, number - 1):
+            raise ValueError(
+                f"stage {number} continues from stage {number - 1}, which {config.folder()} does not hold yet. "
+                f"Train it first: {command(number - 1, path)}"
+            )
+    return wanted
+
+
+def command(number: int, path: Path | None) -> str:
+    """What a person types to train a stage; the Makefile knows the first three."""
+    if path is None:
+        return f"cumul train --stage {number}"
+    return f"make stage{number} CONFIG={path}" if number <= 3 else f"cumul train {path} --stage {number}"

@@ -1,0 +1,75 @@
+"""What DeepSpeed is asked to promise: the same run on any number of ranks, micro-batches and ZeRO stages."""
+
+import pytest
+
+from ranks import run_ranks
+
+TASKS = ["knowledge_masking", "capitalization", "sentence_distance"]
+STEPS = {"knowledge_masking": 2, "sentence_distance": 2}
+
+
+def train(tiny, tmp_path, size, steps=STEPS, known=TASKS, moments_from=None, **settings):
+    config = tiny.model_dump(mode="json")
+    config["train"] |= settings
+    folder = tmp_path / f"{size}-{'-'.join(f'{k}{v}' for k, v in settings.items())}"
+    folder.mkdir()
+    (folder / "corpora").symlink_to(tmp_path / "corpora")
+    return folder, run_ranks(
+        "cases:train_some", size, folder, config=config, steps=steps, known=known,
+        moments_from=moments_from and str(moments_from),
+    )  # fmt: skip
+
+
+def assert_same_run(one, other):
+    assert one["positions"] == other["positions"]
+    for first, second in zip(one["losses"], other["losses"], strict=True):
+        assert first == pytest.approx(second, rel=2e-5)
+    assert one["weights"] == pytest.approx(other["weights"], rel=1e-3, abs=2e-3)
+
+
+@pytest.fixture
+def one_rank(tiny, tmp_path):
+    return train(tiny, tmp_path, 1)[1][0]
+
+
+def test_two_ranks_equal_one(tiny, tmp_path, one_rank):
+    _, (first, second) = train(tiny, tmp_path, 2)
+    assert first["weights"] == second["weights"]
+    assert_same_run(one_rank, first)
+
+
+def test_uneven_micro_batches_equal_one_batch(tiny, tmp_path, one_rank):
+    assert_same_run(one_rank, train(tiny, tmp_path, 1, micro_batch_size=3)[1][0])
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2])
+def test_zero_equals_plain(tiny, tmp_path, one_rank, zero_stage):
+    _, (first, second) = train(tiny, tmp_path, 2, zero_stage=zero_stage, micro_batch_size=2)
+    assert first["weights"] == second["weights"]
+    assert_same_run(one_rank, first)
+    assert first["moments"] == pytest.approx(one_rank["moments"], rel=1e-2, abs=1e-5)
+    assert first["updates"] == one_rank["updates"]
+
+
+@pytest.mark.parametrize(("size", "zero_stage"), [(1, 0), (2, 1), (2, 2)])
+def test_an_idle_head_does_not_move_by_one_bit(tiny, tmp_path, size, zero_stage):
+    steps = {"knowledge_masking": 3, "capitalization": 2, "sentence_distance": 2}
+    _, (run, *_) = train(tiny, tmp_path, size, steps, zero_stage=zero_stage, companions=["capitalization"])
+    assert {task for task, _ in run["moved"]} == set(steps)
+    for task, moved in run["moved"]:
+        trained = {task} | ({"capitalization"} if task == "sentence_distance" else set())
+        heads = {name.split(".")[1] for name in moved if name.startswith("heads.")}
+        rows = {name.rsplit(".", 1)[1] for name in moved if "task_type_embeddings" in name}
+        assert (heads, rows) == (trained, {task})
+        assert any("pooler" in name for name in moved) == (task == "sentence_distance")
+
+
+@pytest.mark.parametrize(("size", "zero_stage"), [(1, 0), (2, 1)])
+def test_moments_are_carried_by_name_over_ranks_and_zero_stages(tiny, tmp_path, size, zero_stage):
+    _, (source, *_) = train(tiny, tmp_path, 1, known=TASKS[:1], steps={"knowledge_masking": 2})
+    kept = next(tmp_path.glob("1-*/moments-1-0.pt"))
+    _, (run, *_) = train(
+        tiny, tmp_path, size, steps={"knowledge_masking": 0}, moments_from=kept, zero_stage=zero_stage
+    )
+    assert run["moments"] == pytest.approx(source["moments"])
+    assert run["updates"] == source["updates"]

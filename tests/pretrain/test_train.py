@@ -1,0 +1,184 @@
+"""A run from first stage to export, on one rank, through DeepSpeed."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from conftest import records
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer, ErnieForMaskedLM
+
+from pretrain.config import Config
+from pretrain.export import export
+from pretrain.report import Report
+from pretrain.run import claim_folder, resume_step, stage_folder, stages_of
+from pretrain.train import evaluate, load_finished, train
+
+
+def changed(config: Config, **sections) -> Config:
+    tree = config.model_dump(mode="json")
+    for section, values in sections.items():
+        tree[section] = {**tree[section], **values} if isinstance(values, dict) else values
+    return Config.model_validate(tree)
+
+
+def run(config, stages=None):
+    with Report(config, resume_step=resume_step(config)) as report:
+        train(config, stages, report)
+
+
+def weights(config, stage):
+    return load_file(stage_folder(config, stage) / "model.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_stages_build_on_each_other_and_export_loads_in_transformers(tiny):
+    run(tiny)
+    steps = records(tiny, "step")
+    assert [r["run_step"] for r in steps] == list(range(1, 25))
+    assert all(loss == loss and loss > 0 for r in steps for loss in r["loss"].values())  # no NaN
+    evaluations = {(r["stage"], r["task"]) for r in records(tiny, "evaluation")}
+    word = {"knowledge_masking", "capitalization"}
+    assert evaluations == {(1, task) for task in word} | {(2, task) for task in tiny.tasks}
+
+    folder = export(tiny)
+    model, tasks, _ = load_finished(tiny, 2)
+    model.eval()
+    ids = torch.randint(5, 100, (2, 12))
+    task_ids = torch.full_like(ids, 3)
+    with torch.no_grad():
+        ours = model.encoder(ids, task_type_ids=task_ids)
+        theirs = AutoModel.from_pretrained(folder)(ids, task_type_ids=task_ids)
+        logits = ErnieForMaskedLM.from_pretrained(folder)(ids, task_type_ids=task_ids).logits
+    assert torch.equal(ours.last_hidden_state, theirs.last_hidden_state)
+    assert torch.equal(ours.pooler_output, theirs.pooler_output)
+    torch.testing.assert_close(logits, model.read("knowledge_masking", ours.last_hidden_state), atol=1e-5, rtol=0)
+    tokens = AutoTokenizer.from_pretrained(folder)("w1 w2", "W3")
+    assert tokens["input_ids"] == [2, 6, 7, 3, 8, 3] and tokens["token_type_ids"] == [0, 0, 0, 0, 1, 1]
+    heads = load_file(folder / "task_heads.safetensors")
+    assert heads["sentence_reordering.weight"].shape == (33, 32)
+    assert "sentence_distance" in (folder / "README.md").read_text()
+
+
+def test_one_stage_at_a_time_equals_all_at_once(tiny):
+    run(tiny)
+    apart = changed(tiny, name="apart")
+    run(apart, [1])
+    run(apart, [2])
+    assert same(weights(tiny, 2), weights(apart, 2))
+
+
+def test_finished_stages_are_not_trained_again(tiny):
+    run(tiny, [1])
+    written = (stage_folder(tiny, 1) / "model.safetensors").stat().st_mtime_ns
+    run(tiny, [1])
+    assert (stage_folder(tiny, 1) / "model.safetensors").stat().st_mtime_ns == written
+    assert len(records(tiny, "step")) == stages_of(tiny)[0].total
+
+
+def test_a_stage_without_its_predecessor_names_the_command(tiny):
+    with Report(tiny) as report, pytest.raises(ValueError, match="make stage1 CONFIG=mine.yaml"):
+        train(tiny, [2], report, path="mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [({"train": {"lr": 5e-4}}, "train.lr"), ({"seed": 3}, "seed"), ({"schedule": {"steps_per_task": 7}}, "steps_per_task")],
+)
+def test_a_changed_setting_is_not_mixed_into_a_run(tiny, sections, named):
+    run(tiny, [1])
+    with pytest.raises(ValueError, match=named):
+        claim_folder(changed(tiny, **sections))
+
+
+def test_settings_that_train_nothing_may_change(tiny):
+    run(tiny, [1])
+    claim_folder(changed(tiny, log={"every": 3}, train={"checkpoint_every": 2}))
+
+
+def test_an_interrupted_stage_goes_on_where_it_stopped(tiny):
+    """Ctrl-C finishes the step and saves; the next run ends with the weights of an unbroken one, bit for bit."""
+    run(tiny)
+    broken = changed(tiny, name="broken", model={"dropout": 0.1})
+    whole = changed(tiny, name="whole", model={"dropout": 0.1})
+    run(whole)
+
+    class Interrupting(Report):
+        def step(self, record):
+            super().step(record)
+            if record["run_step"] in (3, 14):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    for _ in range(2):
+        with Interrupting(broken, resume_step=resume_step(broken)) as report:
+            train(broken, None, report)
+    assert resume_step(broken) == 15
+    run(broken)
+    assert same(weights(whole, 2), weights(broken, 2))
+    losses = [[(r["run_step"], r["loss"]) for r in records(config, "step")] for config in (whole, broken)]
+    assert losses[0] == losses[1]
+
+
+def test_same_seed_same_bytes_other_seed_other_weights(tiny):
+    runs = [changed(tiny, name=name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    for config in runs:
+        run(config, [1])
+    first, again, other = ((stage_folder(config, 1) / "model.safetensors").read_bytes() for config in runs)
+    assert first == again != other
+
+
+def test_moments_are_carried_or_reset_as_configured(tiny):
+    reset = changed(tiny, name="reset", train={"moments": "reset"})
+    for config in (tiny, reset):
+        run(config)
+    carried, fresh = (json.loads((stage_folder(c, 2) / "state.json").read_text())["updates"] for c in (tiny, reset))
+    in_stage_1 = stages_of(tiny)[0].total
+    assert carried["encoder"] == fresh["encoder"] + in_stage_1
+    assert carried["head.sentence_distance"] == fresh["head.sentence_distance"]
+
+
+def test_evaluate_repeats_what_training_recorded(tiny):
+    run(tiny)
+    before = records(tiny, "evaluation")
+    with Report(tiny, resume_step=resume_step(tiny)) as report:
+        evaluate(tiny, report)
+    again = records(tiny, "evaluation")[len(before) :]
+    keys = ("stage", "task", "metric", "chance", "detail")
+    assert [[r[k] for k in keys] for r in before] == [[r[k] for k in keys] for r in again]
+    assert [r["loss"] for r in before] == pytest.approx([r["loss"] for r in again], rel=1e-5)
+
+
+def test_another_tokenizer_is_refused(tiny):
+    path = tiny.corpus.folder() / "tokenizer.json"
+    path.write_text(path.read_text().replace('"w7"', '"other"'))
+    with Report(tiny) as report, pytest.raises(ValueError, match=r"tokenizer\.json is not the tokenizer"):
+        train(tiny, [1], report)
+
+
+def test_a_vocabulary_larger_than_the_models_is_refused(tiny, tmp_path):
+    export_folder = tmp_path / "small"
+    ErnieForMaskedLM(
+        ErnieForMaskedLM.config_class(
+            vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        )
+    ).save_pretrained(export_folder)
+    config = changed(tiny, model={"prior": str(export_folder), "layers": 1})
+    with Report(config) as report, pytest.raises(ValueError, match="100 entries.*50"):
+        train(config, [1], report)
+
+
+def test_a_size_that_contradicts_the_prior_is_refused(tiny, tmp_path):
+    folder = tmp_path / "prior"
+    ErnieForMaskedLM(
+        ErnieForMaskedLM.config_class(
+            vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        )
+    ).save_pretrained(folder)
+    config = Config.model_validate({**tiny.model_dump(), "model": {"prior": str(folder), "layers": 12}})
+    with Report(config) as report, pytest.raises(ValueError, match=r"model.layers=12.*has 1"):
+        train(config, [1], report)
