@@ -1,9 +1,9 @@
 """Discourse relation: which marker joined two texts (ERNIE 2.0 §4.2.3, after Sileo et al. 2019, "Discovery")?
 
 In the original the second text begins with an explicit marker ("However, …"). The marker is removed together with its
-comma, or with the half that announces it (虽然…但是), and the capital is repaired; the marker is the label. Pairs joined
-by no marker are a class of their own. English markers join sentences; Chinese ones mostly join the clauses of one
-sentence, so there both are paired. Pairs stay inside a paragraph.
+comma, and with the half that announces it (虽然…但是), and the capital is repaired; the marker is the label. Pairs
+joined by no marker are a class of their own. English markers join sentences; Chinese ones mostly join the clauses of
+one sentence, so there both are paired. Pairs stay inside a paragraph.
 
 Of every class a pool keeps `marker_cap` pairs, drawn at random: "but" would be most of the data.
 """

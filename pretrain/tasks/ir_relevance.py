@@ -9,11 +9,11 @@ the corpus itself: the query is a title, with the heading of a section where the
 
 0 is the best, the reverse of usual relevance scores. Every query gives one instance of each class, and its three
 passages stand at the same place of their documents, as far as these reach: else a lead paragraph would be known as the
-strong one.
+strong one. They come in random order, so that reading every third instance does not meet one class alone.
 """
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import dropwhile, groupby
 from typing import NamedTuple
 
 from pretrain.tasks.metrics import accuracy_beside_majority
@@ -23,6 +23,9 @@ from pretrain.tasks.spec import AnnotatedDocument, Family, Head, Instance, Pool,
 NAME = "ir_relevance"
 STRONG, WEAK, RANDOM = range(3)
 QUERY_TOKENS = 32
+"""Room that passages leave for the query, or a quarter of the sequence where that is less."""
+LEAST_TOKENS = 8
+"""Shorter passages say too little."""
 PIECES_OF_A_WORD = 2
 """Tokens allowed for an English word of a query; a Chinese character is one token."""
 
@@ -49,21 +52,20 @@ def build(pool: Pool) -> Iterator[Instance]:
             while random in related:
                 random = rng.choice(usable)
             query = phrase(document.title, heading, query_room, pool.settings)
-            yield Instance((query, run), STRONG)
-            for label, other in ((WEAK, rng.choice(weak)), (RANDOM, random)):
-                yield Instance((query, passages[other][min(place, len(passages[other]) - 1)].run), label)
+            others = [(passages[other], label) for other, label in ((rng.choice(weak), WEAK), (random, RANDOM))]
+            graded = [(run, STRONG), *((found[min(place, len(found) - 1)].run, label) for found, label in others)]
+            for passage, label in rng.sample(graded, 3):
+                yield Instance((query, passage), label)
 
 
 def find_passages(document: AnnotatedDocument, room: int) -> Iterator[Passage]:
-    """The beginning of every paragraph, as many sentences as fit; a line that repeats title or heading is none."""
-    for paragraph, group in groupby(document.sentences, key=lambda sentence: sentence.paragraph):
-        sentences, heading = list(group), document.headings[paragraph]
-        text = " ".join(sentence.text for sentence in sentences)
-        if text.strip(" .。").casefold() in {(name or "").casefold() for name in (document.title, heading)}:
-            continue
-        start = sentences[0].run.start
-        fitting = [sentence for sentence in sentences if sentence.run.stop - start <= room]
-        if fitting:
+    """The beginning of every paragraph, as many sentences as fit. A line that is only title or heading is no text."""
+    for paragraph, sentences in groupby(document.sentences, key=lambda sentence: sentence.paragraph):
+        heading = document.headings[paragraph]
+        names = {name.casefold() for name in (document.title, heading) if name}
+        text = list(dropwhile(lambda sentence, names=names: sentence.text.strip(" .。").casefold() in names, sentences))
+        fitting = [sentence for sentence in text if sentence.run.stop - text[0].run.start <= room]
+        if fitting and join(fitting).length >= LEAST_TOKENS:
             yield Passage(join(fitting), heading)
 
 

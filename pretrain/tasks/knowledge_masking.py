@@ -39,8 +39,9 @@ def build(pool: Pool) -> Iterator[Instance]:
 def target(tokens: Tokens, rng: np.random.Generator, vocabulary: Vocabulary, settings: Settings) -> Targets:
     maskable = np.flatnonzero(tokens.annotations & LEVEL)
     starts = (tokens.annotations[maskable] & UNIT_START) > 0
+    starts[:1] = True
     starts[1:] |= np.diff(maskable) > 1  # no unit reaches across a token that is never masked, such as [SEP]
-    unit_of = np.cumsum(starts) - starts[:1].sum()
+    unit_of = np.cumsum(starts) - 1
     lengths = np.bincount(unit_of)
 
     shown_as = np.full(len(lengths), NOT_TAKEN)

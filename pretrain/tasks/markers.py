@@ -1,7 +1,7 @@
 """Explicit discourse markers: the words that name the relation between a text and the one before."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 OPENING = "\"'“‘«(（[【「『"
@@ -13,7 +13,7 @@ class Marker(NamedTuple):
     comma: bool = False
     """The word is a marker only where a comma follows."""
     firsts: tuple[str, ...] = ()
-    """What announces the marker in the text before: 虽然 announces 但是. Removed together with it."""
+    """Patterns of what announces the marker in the text before: 虽然 announces 但是. Removed together with it."""
     unless: str = ""
     """Pattern of what follows where the word is part of something else: 但丁."""
 
@@ -30,16 +30,15 @@ class Lexicon:
 
     def __init__(self, markers: Sequence[Marker], language: str):
         self.markers = tuple(markers)
-        words = sorted((marker.text for marker in markers), key=len, reverse=True)
         self.numbers = {marker.text: number for number, marker in enumerate(markers, 1)}
         end = "" if language == "zh" else r"\b"
-        self.start = re.compile(f"({'|'.join(map(re.escape, words))}){end}", re.IGNORECASE)
-        firsts = {marker.text: sorted(marker.firsts, key=len, reverse=True) for marker in markers if marker.firsts}
+        self.start = re.compile(f"({'|'.join(longest_first(self.numbers))}){end}", re.IGNORECASE)
         # in Chinese the first half may follow the subject (他虽然); in English it opens the sentence
         before, after = ("", "[，、]?") if language == "zh" else (r"\A", r",\s+")
         self.firsts = {
-            text: re.compile(f"{before}(?:{'|'.join(map(re.escape, halves))}){after}", re.IGNORECASE)
-            for text, halves in firsts.items()
+            number: re.compile(f"{before}(?:{'|'.join(longest_first(marker.firsts))}){after}", re.IGNORECASE)
+            for number, marker in enumerate(markers, 1)
+            if marker.firsts
         }
 
     def split(self, text: str) -> Found | None:
@@ -61,8 +60,12 @@ class Lexicon:
 
     def without_first(self, number: int, text: str) -> str:
         """The text before a marker, without the half that announces it."""
-        pattern = self.firsts.get(self.markers[number - 1].text) if number else None
+        pattern = self.firsts.get(number)
         return recase(text, pattern.sub("", text)) if pattern else text
+
+
+def longest_first(patterns: Iterable[str]) -> list[str]:
+    return sorted(patterns, key=len, reverse=True)
 
 
 def recase(old: str, new: str) -> str:

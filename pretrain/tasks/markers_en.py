@@ -29,14 +29,15 @@ BARE = [
 
 BEFORE_A_COMMA = """
 however, additionally, also, besides, likewise, similarly, meanwhile, instead, otherwise, accordingly, subsequently,
-afterwards, then, next, lastly, indeed, in fact, actually, in reality, in addition, by contrast, on the contrary,
-in comparison, by comparison, in particular, specifically, particularly, notably, more specifically, that is, in short,
-in summary, in conclusion, to conclude, overall, in general, generally, rather, still, even then, of course, certainly,
-clearly, obviously, naturally, unfortunately, fortunately, sadly, surprisingly, interestingly, importantly,
-more importantly, ironically, apparently, eventually, ultimately, later, previously, at first, initially,
-at the same time, in turn, in the meantime, in this way, in this case, for this reason, for that reason, as such,
-to this end, after that, before that, in the end, in response, in return, in practice, in theory, in essence, again, equally, alternatively,
-presumably, regardless, simultaneously, what is more, so, as a consequence, in the same way, if so, or, after all
+afterwards, then, next, lastly, indeed, in fact, actually, in reality, in addition, by contrast, on the contrary, in
+comparison, by comparison, in particular, specifically, particularly, notably, more specifically, that is, in short,
+in summary, in conclusion, to conclude, overall, in general, generally, rather, still, even then, of course,
+certainly, clearly, obviously, naturally, unfortunately, fortunately, sadly, surprisingly, interestingly, importantly,
+more importantly, ironically, apparently, eventually, ultimately, later, previously, at first, initially, at the same
+time, in turn, in the meantime, in this way, in this case, for this reason, for that reason, as such, to this end,
+after that, before that, in the end, in response, in return, in practice, in theory, in essence, again, equally,
+alternatively, presumably, regardless, simultaneously, what is more, so, as a consequence, in the same way, if so, or,
+after all
 """
 
 ORDINAL = [

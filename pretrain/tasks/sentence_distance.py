@@ -3,7 +3,8 @@
 A document is cut into spans of whole sentences. Each span that is followed by another and by a later one gives one
 instance of every class, so classes are equally frequent and the first span never tells the label. Nor does length: the
 later spans are cut alike, and the one from another document is drawn from those nearest in length to the adjacent one.
-Spans stand in the order of the text: "adjacent" is always forward.
+Spans stand in the order of the text: "adjacent" is always forward. The three instances come in random order, so that
+reading every third does not meet one class alone.
 """
 
 from bisect import bisect_left
@@ -31,9 +32,13 @@ def build(pool: Pool) -> Iterator[Instance]:
         for i, (first, adjacent) in enumerate(pairwise(runs[:-1])):
             others = alike(by_length, adjacent.length, id, rng)
             if first.stop == adjacent.start and others:
-                yield Instance((first, adjacent), ADJACENT)
-                yield Instance((first, rng.choice(runs[i + 2 :])), SAME_DOCUMENT)
-                yield Instance((first, rng.choice(others)), OTHER_DOCUMENT)
+                seconds = [
+                    (adjacent, ADJACENT),
+                    (rng.choice(runs[i + 2 :]), SAME_DOCUMENT),
+                    (rng.choice(others), OTHER_DOCUMENT),
+                ]
+                for second, label in rng.sample(seconds, 3):
+                    yield Instance((first, second), label)
 
 
 def cut(sentences: Sequence[Sentence], limit: int, rng: Random) -> list[Run]:

@@ -1,0 +1,105 @@
+from collections import Counter
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pretrain.schedule import SCHEDULES, Stage
+
+KINDS = st.sampled_from(list(SCHEDULES))
+FAMILIES = [["a", "b", "c"], ["d", "e"], ["f", "g"]]
+
+
+def steps(kind: str, tasks, budget: int) -> list[dict[str, int]]:
+    return [stage.steps for stage in SCHEDULES[kind](tasks, budget)]
+
+
+def test_sequential_is_the_published_table():
+    assert steps("sequential", "abcd", 50_000) == [
+        {"a": 20_000},
+        {"a": 10_000, "b": 30_000},
+        {"a": 10_000, "b": 10_000, "c": 40_000},
+        {"a": 10_000, "b": 10_000, "c": 10_000, "d": 50_000},
+    ]
+
+
+def test_continual_and_joint():
+    assert steps("continual", "abc", 5) == [{"a": 5}, {"b": 5}, {"c": 5}]
+    assert steps("joint", "abc", 5) == [{"a": 5, "b": 5, "c": 5}]
+
+
+def test_pyramid_trains_every_combination_from_singles_to_all():
+    stages = [tuple(stage) for stage in steps("pyramid", "abcd", 50_000)]
+    assert stages == [members for size in range(1, 5) for members in combinations("abcd", size)]
+
+
+@given(KINDS, st.integers(1, 7), st.integers(64, 100_000))
+def test_every_schedule_spends_exactly_the_budget_on_every_task(kind, num_tasks, budget):
+    tasks = "abcdefg"[:num_tasks]
+    spent: Counter[str] = sum(map(Counter, steps(kind, tasks, budget)), Counter())
+    assert spent == dict.fromkeys(tasks, budget)
+
+
+@given(KINDS, st.integers(64, 10_000))
+def test_a_group_is_introduced_together_and_spends_the_budget_too(kind, budget):
+    made = steps(kind, FAMILIES, budget)
+    assert sum(map(Counter, made), Counter()) == dict.fromkeys("abcdefg", budget)
+    for stage in made:
+        for family in FAMILIES:
+            assert len({stage.get(task) for task in family}) == 1
+    assert len(made) == {"sequential": 3, "continual": 3, "joint": 1, "pyramid": 7}[kind]
+
+
+@given(KINDS, st.integers(1, 7), st.integers(1, 200))
+def test_a_stage_trains_all_its_tasks_or_the_least_budget_is_named(kind, num_tasks, budget):
+    tasks = "abcdefg"[:num_tasks]
+    try:
+        made = steps(kind, tasks, budget)
+    except ValueError as error:
+        assert f"budget of {budget}" in str(error)
+        least = int(str(error).rsplit(" ", 1)[1].rstrip("."))
+        assert least > budget
+        made = steps(kind, tasks, least)
+        with pytest.raises(ValueError, match="too small"):
+            steps(kind, tasks, least - 1)
+    assert all(count > 0 for stage in made for count in stage.values())
+
+
+@given(st.integers(1, 7), st.integers(64, 10_000))
+def test_pyramid_splits_a_budget_evenly(num_tasks, budget):
+    made = steps("pyramid", "abcdefg"[:num_tasks], budget)
+    counts = [stage["a"] for stage in made if "a" in stage]
+    assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_mistakes_are_named(kind):
+    with pytest.raises(ValueError, match="listed twice: a"):
+        SCHEDULES[kind](["a", ["b", "a"]], 100)
+    with pytest.raises(ValueError, match="needs tasks"):
+        SCHEDULES[kind]([], 100)
+    with pytest.raises(ValueError, match="budget of 0"):
+        SCHEDULES[kind](["a"], 0)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=7))
+def test_the_order_of_a_stage_is_exact_and_even(counts):
+    stage = Stage(dict(zip("abcdefg", counts, strict=False)))
+    assert Counter(stage.order) == stage.steps
+    for task, count in stage.steps.items():
+        done = 0
+        for step, current in enumerate(stage.order, 1):
+            done += current == task
+            # every task is within half a step of its due, so the step itself within half the number of tasks
+            assert abs(done - count * step / stage.total) <= 0.5 + len(counts) / 2
+
+
+def test_the_order_of_equal_counts_is_round_robin():
+    assert Stage({"a": 3, "b": 3}).order == tuple("ababab")
+
+
+def test_the_order_of_a_full_run_is_computed_once():
+    stage = SCHEDULES["joint"]("abcdefg", 50_000)[0]
+    assert len(stage.order) == stage.total == 350_000
+    assert stage.order is stage.order
