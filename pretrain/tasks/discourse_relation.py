@@ -65,7 +65,7 @@ def neighbouring_texts(document: AnnotatedDocument, settings: Settings, room: in
 
 def is_whole(text: str) -> bool:
     """No bracket or quotation is cut."""
-    return text.count('"') % 2 == 0 and all(text.count(opening) == text.count(closing) for opening, closing in BRACKETS)
+    return text.count('"') % 2 == 0 and all(text.count(pair[0]) == text.count(pair[1]) for pair in BRACKETS)
 
 
 def length(text: str, language: str) -> int:

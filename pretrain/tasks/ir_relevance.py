@@ -13,7 +13,7 @@ strong one. They come in random order, so that reading every third instance does
 """
 
 from collections.abc import Iterator
-from itertools import dropwhile, groupby
+from itertools import groupby
 from typing import NamedTuple
 
 from pretrain.tasks.metrics import accuracy_beside_majority
@@ -63,7 +63,9 @@ def find_passages(document: AnnotatedDocument, room: int) -> Iterator[Passage]:
     for paragraph, sentences in groupby(document.sentences, key=lambda sentence: sentence.paragraph):
         heading = document.headings[paragraph]
         names = {name.casefold() for name in (document.title, heading) if name}
-        text = list(dropwhile(lambda sentence, names=names: sentence.text.strip(" .。").casefold() in names, sentences))
+        text = list(sentences)
+        while text and text[0].text.strip(" .。").casefold() in names:
+            del text[0]
         fitting = [sentence for sentence in text if sentence.run.stop - text[0].run.start <= room]
         if fitting and join(fitting).length >= LEAST_TOKENS:
             yield Passage(join(fitting), heading)

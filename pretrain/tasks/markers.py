@@ -31,7 +31,7 @@ class Lexicon:
     def __init__(self, markers: Sequence[Marker], language: str):
         self.markers = tuple(markers)
         self.numbers = {marker.text: number for number, marker in enumerate(markers, 1)}
-        end = "" if language == "zh" else r"\b"
+        end = "" if language == "zh" else r"\b(?!-)"  # not Then-president
         self.start = re.compile(f"({'|'.join(longest_first(self.numbers))}){end}", re.IGNORECASE)
         # in Chinese the first half may follow the subject (他虽然); in English it opens the sentence
         before, after = ("", "[，、]?") if language == "zh" else (r"\A", r",\s+")

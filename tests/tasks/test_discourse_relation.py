@@ -26,6 +26,7 @@ def test_the_lexicons_are_large_and_the_first_label_is_no_marker():
 @pytest.mark.parametrize("lexicon", [EN, ZH], ids=["en", "zh"])
 def test_every_marker_is_found_and_removed_with_its_comma(lexicon):
     for number, marker in enumerate(lexicon.markers, 1):
+        assert marker.text == " ".join(marker.text.split())
         comma, rest = (", ", "The sky fell.") if lexicon is EN else ("，", "天塌下来了。")
         written = marker.text[:1].upper() + marker.text[1:]
         assert lexicon.split(written + comma + rest) == Found(number, rest)
@@ -54,6 +55,7 @@ def test_a_longer_marker_wins():
         "First aid was given to all.",
         "But for him it had failed.",
         "Yet another storm came.",
+        "Instead of rain there was snow.",
         "“However, it rained.”",
         "But then, it rained.",
     ],
@@ -66,6 +68,12 @@ def test_what_is_not_clear_is_neither_marker_nor_no_marker(text):
 def test_words_that_only_begin_like_a_marker_are_none():
     assert EN.split("Android phones rang.") == Found(0, "Android phones rang.")
     assert EN.split("Button up your coat.").number == 0
+    assert EN.split("Then-president Carter spoke.").number == 0
+
+
+def test_unambiguous_markers_need_no_comma():
+    assert EN.split("Subsequently the ice broke.") == Found(EN.numbers["subsequently"], "The ice broke.")
+    assert ZH.split("因此会议推迟了。") == Found(ZH.numbers["因此"], "会议推迟了。")
 
 
 @pytest.mark.parametrize(

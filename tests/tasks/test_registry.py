@@ -3,6 +3,7 @@ import pkgutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from documents import make_document, make_pool, plain_documents
 
@@ -51,8 +52,6 @@ def test_a_pool_without_documents_or_with_one_short_one_yields_no_error(spec):
 
 @pytest.mark.parametrize("spec", TASKS.values(), ids=TASKS)
 def test_a_score_of_nothing_is_a_number(spec):
-    import numpy as np
-
     nothing = np.zeros(0, np.int64)
     score = spec.metric(nothing, nothing)
     assert score.value == 0 and score.chance == 0
