@@ -41,7 +41,9 @@ def test_units_are_masked_whole_and_the_budget_is_met_within_one_unit(units, see
     whole = units_of(tokens)
     assert all(masked.isdisjoint(unit) or masked.issuperset(unit) for unit in whole)
     maskable = sum(map(len, whole))
-    assert abs(len(masked) - round(share * maskable)) <= max(map(len, whole), default=0)
+    taken = sum(masked.issuperset(unit) for unit in whole)
+    # never further from the budget than half a unit, but for the one unit that is always masked
+    assert abs(len(masked) - round(share * maskable)) <= max(map(len, whole), default=0) / (2 if taken > 1 else 1)
     assert (len(masked) > 0) == (maskable > 0)
 
 

@@ -68,6 +68,8 @@ def test_stretches_fit_before_they_are_shuffled_and_fill_the_room():
     for instance in INSTANCES:
         assert sum(run.length for run in instance.segments) <= room
         assert all(a.stop == b.start for a, b in zip(instance.segments, instance.segments[1:], strict=False))
+    num_sentences = sum(len(document.sentences) for document in POOL.documents)
+    assert sum(len(instance.segments) for instance in INSTANCES) > 0.95 * num_sentences
     assert np.median([sum(run.length for run in instance.segments) for instance in INSTANCES]) > 0.8 * room
 
 
