@@ -47,15 +47,15 @@ def build(pool: Pool) -> Iterator[Instance]:
         if document.title is None or not weak or related.issuperset(usable):
             continue
         rng = pool.rng(NAME, document.id)
-        for place, (run, heading) in enumerate(passages[index]):
-            random = rng.choice(usable)
-            while random in related:
-                random = rng.choice(usable)
+        for place, (_, heading) in enumerate(passages[index]):
+            stranger = rng.choice(usable)
+            while stranger in related:
+                stranger = rng.choice(usable)
             query = phrase(document.title, heading, query_room, pool.settings)
-            others = [(passages[other], label) for other, label in ((rng.choice(weak), WEAK), (random, RANDOM))]
-            graded = [(run, STRONG), *((found[min(place, len(found) - 1)].run, label) for found, label in others)]
-            for passage, label in rng.sample(graded, 3):
-                yield Instance((query, passage), label)
+            sources = {STRONG: index, WEAK: rng.choice(weak), RANDOM: stranger}
+            for label in rng.sample(list(sources), 3):
+                found = passages[sources[label]]
+                yield Instance((query, found[min(place, len(found) - 1)].run), label)
 
 
 def find_passages(document: AnnotatedDocument, room: int) -> Iterator[Passage]:

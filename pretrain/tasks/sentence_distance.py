@@ -32,13 +32,10 @@ def build(pool: Pool) -> Iterator[Instance]:
         for i, (first, adjacent) in enumerate(pairwise(runs[:-1])):
             others = alike(by_length, adjacent.length, id, rng)
             if first.stop == adjacent.start and others:
-                seconds = [
-                    (adjacent, ADJACENT),
-                    (rng.choice(runs[i + 2 :]), SAME_DOCUMENT),
-                    (rng.choice(others), OTHER_DOCUMENT),
-                ]
-                for second, label in rng.sample(seconds, 3):
-                    yield Instance((first, second), label)
+                later, other = rng.choice(runs[i + 2 :]), rng.choice(others)
+                seconds = {ADJACENT: adjacent, SAME_DOCUMENT: later, OTHER_DOCUMENT: other}
+                for label in rng.sample(list(seconds), 3):
+                    yield Instance((first, seconds[label]), label)
 
 
 def cut(sentences: Sequence[Sentence], limit: int, rng: Random) -> list[Run]:
