@@ -1,61 +1,107 @@
 """The one contract between corpus tools and training: shards of instances and the manifest that is written last.
 
 A shard is a safetensors file. `ids` and `annotations` hold its tokens once (3 bytes a token for vocabularies up to
-65,536); an instance of a task is a few runs of them:
+65,536); an instance of a task is a few runs of them. Whole numbers take the narrowest of uint8, uint16 and uint32.
 
-    ids                    (tokens,)        uint16 or uint32
-    annotations            (tokens,)        uint8, the flags of pretrain.tasks.spec
-    <task>.runs            (segments, 2)    uint32, start and stop in the token store
-    <task>.first           (instances + 1,) uint32, instance i owns runs[first[i]:first[i + 1]]
-    <task>.labels          (instances,)     uint16
+    ids                 (tokens,)         uint16 or uint32
+    annotations         (tokens,)         uint8, the flags of pretrain.tasks.spec
+    <task>.starts       (runs,)           where a run starts in the token store, ascending; the lower 16 bits
+    <task>.pages        (pages,)          the first run that starts at 65,536 × page or later: gives the upper bits
+    <task>.lengths      (runs,)
+    <task>.which        (segments,)       the run of every segment; left out where they are all runs in their order
+    <task>.first        (instances + 1,)  instance i owns segments first[i] to first[i + 1]; left out where all
+                                          instances have equally many
+    <task>.labels       (instances,)
 
-Files are mapped, not read: opening costs the header, an instance costs its own pages.
+Its header holds, as one JSON text, what the builder notes of a finished shard. Files are mapped, not read: opening one
+costs its header, an instance costs its own pages.
 """
 
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from pretrain.tasks.spec import Instance, Run, Tokens
+from pretrain.tasks.spec import Instance, Tokens
 
 FORMAT = 1
 SPLITS = ("train", "validation")
-_DTYPES = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32}
+WIDTHS = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32}
+PAGE = 1 << 16
+MAPPED = 1024
+"""Shards that a process keeps mapped: the system allows some ten thousand mappings, a large corpus has more."""
 
 
-def write_shard(path: Path, store: Tokens, instances: dict[str, Sequence[Instance]]) -> None:
-    """Write aside, then rename: a shard that exists is complete. Every segment must be a Run by now."""
+def write_shard(path: Path, store: Tokens, instances: Mapping[str, Sequence[Instance]], about: dict) -> None:
+    """Every segment must be a Run by now. `about` is the builder's own note on the shard."""
     wide = len(store.ids) > 0 and int(store.ids.max()) > 0xFFFF
     tensors = {
         "ids": store.ids.astype(np.uint32 if wide else np.uint16),
         "annotations": store.annotations.astype(np.uint8),
     }
     for task, made in instances.items():
-        runs = [run for instance in made for run in instance.segments]
-        tensors[f"{task}.runs"] = np.array(runs, np.uint32).reshape(-1, 2)
-        tensors[f"{task}.first"] = np.cumsum([0, *(len(i.segments) for i in made)]).astype(np.uint32)
-        tensors[f"{task}.labels"] = np.array([i.label for i in made], np.uint16)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    save_file(tensors, aside)
-    os.replace(aside, path)
+        tensors |= {f"{task}.{name}": values for name, values in tabulate(made).items()}
+    data = save(tensors, {"about": json.dumps(about, ensure_ascii=False)})  # several keys would come in random order
+    with aside(path) as part:
+        part.write_bytes(data)
 
 
-def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a safetensors file as a read-only view of the mapped file."""
+def tabulate(made: Sequence[Instance]) -> dict[str, np.ndarray]:
+    """The tensors of a task."""
+    runs = np.array([run for instance in made for run in instance.segments], np.int64).reshape(-1, 2)
+    sizes = [len(instance.segments) for instance in made]
+    table = {"labels": narrow([instance.label for instance in made])}
+    if len(set(sizes)) > 1:
+        table["first"] = narrow(np.cumsum([0, *sizes]))
+    if np.any(np.diff(runs[:, 0]) < 0):
+        runs, which = np.unique(runs, axis=0, return_inverse=True)
+        table["which"] = narrow(which)
+    starts, lengths = runs[:, 0], runs[:, 1] - runs[:, 0]
+    pages = np.searchsorted(starts, np.arange(0, starts.max(initial=0) + 1, PAGE))
+    return table | {"starts": (starts % PAGE).astype(np.uint16), "pages": narrow(pages), "lengths": narrow(lengths)}
+
+
+def narrow(values: np.ndarray | list[int]) -> np.ndarray:
+    values = np.asarray(values, np.int64)
+    largest = int(values.max(initial=0))
+    return values.astype(np.uint8 if largest < 1 << 8 else np.uint16 if largest < 1 << 16 else np.uint32)
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A path to write to, renamed to `path` when all went well: a file that exists is complete. Errors name `path`."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error}. What is finished is kept: make room and run again.") from None
+
+
+def read_header(path: Path) -> tuple[dict[str, dict], dict, int]:
+    """The tensors' places, what `write_shard` was told about the shard, and where the data begins."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
-    header.pop("__metadata__", None)
-    data = np.memmap(path, np.uint8, "r", offset=8 + size)
+    about = json.loads(header.pop("__metadata__")["about"])
+    return header, about, 8 + size
+
+
+@lru_cache(MAPPED)
+def map_tensors(path: Path, written: int) -> dict[str, np.ndarray]:
+    """Every tensor of a shard as a read-only view of the mapped file, whose time of writing tells versions apart."""
+    header, _, start = read_header(path)
+    data = np.asarray(np.memmap(path, np.uint8, "r", offset=start))  # a plain array slices much faster than a memmap
     return {
-        name: data[slice(*entry["data_offsets"])].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        name: data[slice(*entry["data_offsets"])].view(WIDTHS[entry["dtype"]]).reshape(entry["shape"])
         for name, entry in header.items()
     }
 
@@ -64,9 +110,13 @@ class Instances(Sequence[tuple[list[Tokens], int]]):
     """The instances of one task in one split of a corpus, in shard order; items are (segments, label)."""
 
     def __init__(self, corpus: Path, split: str, task: str):
-        self.task = task
-        self.shards = [map_tensors(corpus / split / entry["file"]) for entry in read_manifest(corpus)["shards"][split]]
-        self.ends = list(accumulate(len(shard[f"{task}.labels"]) for shard in self.shards))
+        paths = [(corpus / split / entry["file"]).absolute() for entry in read_manifest(corpus)["shards"][split]]
+        names = ("labels", "first", "which", "starts", "pages", "lengths")
+        self.labels, self.first, self.which, self.starts, self.pages, self.lengths = (
+            f"{task}.{name}" for name in names
+        )
+        self.shards = [(path, path.stat().st_mtime_ns) for path in paths]
+        self.ends = list(accumulate(read_header(path)[0][self.labels]["shape"][0] for path in paths))
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
@@ -75,18 +125,26 @@ class Instances(Sequence[tuple[list[Tokens], int]]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = bisect_right(self.ends, index)
-        shard, local = self.shards[number], index - (self.ends[number - 1] if number else 0)
-        first, last = shard[f"{self.task}.first"][local : local + 2].tolist()
-        runs = [Run(*run) for run in shard[f"{self.task}.runs"][first:last].tolist()]
+        local = index - (self.ends[number - 1] if number else 0)
+        shard = map_tensors(*self.shards[number])
+        labels, which = shard[self.labels], shard.get(self.which)
+        if self.first in shard:
+            first, last = shard[self.first][local : local + 2].tolist()
+        else:
+            each = len(shard[self.starts] if which is None else which) // len(labels)
+            first, last = local * each, (local + 1) * each
+        runs = np.arange(first, last) if which is None else which[first:last]
+        pages = np.searchsorted(shard[self.pages], runs, side="right") - 1
+        starts = pages * PAGE + shard[self.starts][runs]
+        stops = starts + shard[self.lengths][runs]
         ids, annotations = shard["ids"], shard["annotations"]
-        segments = [Tokens(ids[a:b], annotations[a:b]) for a, b in runs]
-        return segments, int(shard[f"{self.task}.labels"][local])
+        segments = [Tokens(ids[a:b], annotations[a:b]) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
+        return segments, int(labels[local])
 
 
 def write_manifest(corpus: Path, manifest: dict) -> None:
-    aside = corpus / "manifest.part"
-    aside.write_text(json.dumps({"format": FORMAT, **manifest}, indent=1, ensure_ascii=False) + "\n")
-    os.replace(aside, corpus / "manifest.json")
+    with aside(corpus / "manifest.json") as part:
+        part.write_text(json.dumps({"format": FORMAT, **manifest}, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read_manifest(corpus: Path) -> dict:
@@ -94,7 +152,7 @@ def read_manifest(corpus: Path) -> dict:
     path = corpus / "manifest.json"
     if not path.exists():
         raise ValueError(f"{corpus} holds no finished corpus (no manifest.json). Build it: cumul corpus build CONFIG")
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(path.read_text("utf-8"))
     if manifest["format"] != FORMAT:
         raise ValueError(f"{path} has format {manifest['format']}, this version reads {FORMAT}. Build the corpus anew.")
     return manifest

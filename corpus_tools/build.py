@@ -1,0 +1,429 @@
+"""From documents to a corpus: `corpora/<name>/` with tokenizer.json, the shards of both splits, and manifest.json last.
+
+Documents are read in order and split into train and validation by a hash of their id. The documents of a split are cut
+into pools of about `shard_mb` of text, and a worker process turns one pool into one shard. What a shard holds depends
+on the configuration and on its documents, never on workers or time. Its header keeps a digest of both: a build that was
+killed goes on where it stopped, and nothing stale is taken for finished.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from hashlib import blake2b, file_digest, sha256
+from itertools import chain, islice
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from corpus_tools.annotate import Annotator
+from corpus_tools.config import CorpusConfig
+from corpus_tools.document import Document, Refused
+from corpus_tools.knowledge import mine_collocations
+from corpus_tools.meter import meter
+from corpus_tools.pool import NO_TOKENS, join, make_pool, settle
+from corpus_tools.readers import read
+from corpus_tools.shards import FORMAT, SPLITS, aside, read_header, read_manifest, write_manifest, write_shard
+from corpus_tools.tokenizer import fingerprint, is_uncased, load_tokenizer, train_tokenizer, vocabulary
+from pretrain.tasks import TASKS
+from pretrain.tasks.spec import Instance, Pool, Run, Settings, TaskSpec, Tokens, Vocabulary
+
+Notify = Callable[[str], None]
+
+SAMPLE_BYTES = 200_000_000
+"""Train text, from the beginning, that the tokenizer and the collocations are learnt from."""
+LEAST_POOL = 0.25
+"""A last pool smaller than this share of a shard joins the one before: negatives need other documents."""
+
+
+class Job(NamedTuple):
+    """One shard to build; what a worker process receives."""
+
+    path: Path
+    documents: list[Document]
+    config: CorpusConfig
+    tasks: tuple[str, ...]
+    seed: int
+    key: str
+    """Digest of everything beside the documents that decides what is in a shard."""
+
+    @property
+    def corpus(self) -> Path:
+        return self.path.parent.parent
+
+    @property
+    def split(self) -> str:
+        return self.path.parent.name
+
+    def digest(self) -> str:
+        digest = blake2b(self.key.encode(), digest_size=16)
+        for document in self.documents:
+            digest.update(json.dumps([document.id, document.title, document.sections]).encode())
+        return digest.hexdigest()
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def ensure_corpus(
+    config: CorpusConfig, tasks: Sequence[str], seed: int, workers: int | None = None, notify: Notify = say
+) -> Path:
+    """The corpus's folder, built where it is missing. A finished corpus of another configuration is refused."""
+    corpus = config.folder()
+    if not (corpus / "manifest.json").exists():
+        build_corpus(config, tasks, seed, workers, notify)
+        return corpus
+    manifest = read_manifest(corpus)
+    fix = f"Choose another corpus.name, or delete {corpus} to build it anew."
+    built = {f"corpus.{key}": value for key, value in manifest["config"].items()} | {"seed": manifest["seed"]}
+    asked = {f"corpus.{key}": value for key, value in config.model_dump(mode="json").items()} | {"seed": seed}
+    for key, value in asked.items():
+        if built.get(key) != value:
+            raise ValueError(f"{corpus} was built with {key}={built.get(key)!r}, now it is {value!r}. {fix}")
+    if missing := [task for task in tasks if task not in manifest["tasks"]]:
+        raise ValueError(f"{corpus} was built without {', '.join(missing)}. {fix}")
+    return corpus
+
+
+def build_corpus(
+    config: CorpusConfig, tasks: Sequence[str], seed: int, workers: int | None = None, notify: Notify = say
+) -> dict:
+    """Build the corpus and return its manifest. What an interrupted build of the same configuration finished is kept.
+
+    `workers`: processes, by default one per core; 1 builds in this process.
+    """
+    specs = [TASKS[task] for task in tasks]
+    for spec in specs:
+        if config.language not in spec.languages:
+            raise ValueError(f"task {spec.name} does not exist in language {config.language!r}. Drop it from `tasks`.")
+    corpus = config.folder()
+    (corpus / "manifest.json").unlink(missing_ok=True)
+    total = learn(specs, config, corpus, notify)
+    tokenizer = load_tokenizer(f"{corpus / 'tokenizer.json'}")
+    key = digest_of(config, tasks, seed, fingerprint(tokenizer), (corpus / "collocations.txt").read_text("utf-8"))
+
+    intake = Intake()
+    jobs = (
+        Job(corpus / split / f"{number:05}.safetensors", documents, config, tuple(tasks), seed, key)
+        for split, number, documents in pools(intake.documents(config), config)
+    )
+    shards: dict[str, list[dict]] = {split: [] for split in SPLITS}
+    with meter(total, notify) as advance:
+        for shard in build_shards(jobs, workers or os.cpu_count() or 1):
+            shards[shard["split"]].append(shard)
+            advance(shard["documents"] + len(shard["refused"]), shard["bytes"])
+    intake.refused += [Refused(*refusal) for split in SPLITS for shard in shards[split] for refusal in shard["refused"]]
+    with aside(corpus / "refused.jsonl") as part, part.open("w", encoding="utf-8") as file:
+        for refusal in intake.refused:
+            file.write(json.dumps(refusal._asdict(), ensure_ascii=False) + "\n")
+
+    used = {split: sum(shard["documents"] for shard in shards[split]) for split in SPLITS}
+    reasons = Counter(refusal.reason for refusal in intake.refused)
+    documents = {"in": intake.found, "used": sum(used.values()), "refused": dict(sorted(reasons.items())), **used}
+    assert documents["in"] == documents["used"] + reasons.total()
+    notify(account(documents))
+    refuse_few(documents, config)
+    table = {spec.name: tally(spec, config.settings(), shards) for spec in specs}
+    refuse_unfed(specs, table)
+    manifest = {
+        "config": config.model_dump(mode="json"),
+        "seed": seed,
+        "tokenizer": {
+            "fingerprint": fingerprint(tokenizer),
+            "vocab_size": tokenizer.get_vocab_size(),
+            "uncased": is_uncased(tokenizer),
+        },
+        "documents": documents,
+        "tokens": {split: sum(shard["tokens"] for shard in shards[split]) for split in SPLITS},
+        "bytes": sum(shard["bytes"] for split in SPLITS for shard in shards[split]),
+        "tasks": table,
+        "shards": {
+            split: [{key: shard[key] for key in ("file", "documents", "tokens", "sha256")} for shard in shards[split]]
+            for split in SPLITS
+        },
+    }
+    manifest["fingerprint"] = sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    write_manifest(corpus, manifest)
+    (corpus / "building.json").unlink()
+    for split in SPLITS:
+        for surplus in set((corpus / split).iterdir()) - {corpus / split / shard["file"] for shard in shards[split]}:
+            surplus.unlink()
+    return manifest
+
+
+def digest_of(config: CorpusConfig, tasks: Sequence[str], seed: int, tokenizer: str, collocations: str) -> str:
+    """Of everything beside the documents that decides what is in a shard."""
+    elsewhere = {"name", "sources", "keys", "validation_share", "shard_mb", "tokenizer", "vocab_size", "lowercase"}
+    content = config.model_dump(mode="json", exclude=elsewhere)
+    return sha256(json.dumps([FORMAT, content, list(tasks), seed, tokenizer, collocations]).encode()).hexdigest()
+
+
+class Intake:
+    """Counts what the readers find, and keeps what they and the check for duplicates refuse."""
+
+    def __init__(self) -> None:
+        self.found = 0
+        self.refused: list[Refused] = []
+
+    def documents(self, config: CorpusConfig) -> Iterator[Document]:
+        seen: set[int] = set()
+        for document in read(config.sources, dict(config.keys.items()), round(config.max_document_mb * 1e6)):
+            self.found += 1
+            if isinstance(document, Refused):
+                self.refused.append(document)
+            elif (number := hashed(document.id)) in seen:
+                self.refused.append(Refused(document.id, "duplicate id"))
+            else:
+                seen.add(number)
+                yield document
+
+
+def hashed(identity: str) -> int:
+    return int.from_bytes(blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def split_of(document: Document, validation_share: float) -> str:
+    return "validation" if hashed(document.id) < validation_share * 2**64 else "train"
+
+
+def size_of(document: Document) -> int:
+    return sum(len(paragraph.encode()) for section in document.sections for paragraph in section.paragraphs)
+
+
+def learn(specs: Sequence[TaskSpec], config: CorpusConfig, corpus: Path, notify: Notify) -> int | None:
+    """Write tokenizer.json and collocations.txt, or keep an interrupted build's; the bytes of all text, if known."""
+    marker = corpus / "building.json"
+    settings = config.model_dump(mode="json")
+    if marker.exists() and (kept := json.loads(marker.read_text("utf-8")))["config"] == settings:
+        return kept["bytes"]
+    marker.unlink(missing_ok=True)
+    tokenizer = None if config.tokenizer == "train" else load_tokenizer(config.tokenizer)
+    texts = Sample(config)
+    if tokenizer is None:
+        tokenizer = train_tokenizer(texts, config.vocab_size, config.lowercase)
+        notify(f"tokenizer: {tokenizer.get_vocab_size():,} pieces, trained on the corpus")
+    for spec in specs:
+        if spec.needs_uncased and not is_uncased(tokenizer):
+            raise ValueError(
+                f"task {spec.name} needs an uncased tokenizer, else the input shows the label; corpus.tokenizer="
+                f"{config.tokenizer!r} is cased. Choose another, or drop the task from `tasks`."
+            )
+    collocations = mine_collocations(texts) if config.language == "en" else ()
+    for name, text in (
+        ("tokenizer.json", tokenizer.to_str()),
+        ("collocations.txt", "\n".join(collocations)),
+        ("building.json", json.dumps({"config": settings, "bytes": texts.total})),
+    ):
+        with aside(corpus / name) as part:
+            part.write_text(text, "utf-8")
+    return texts.total
+
+
+class Sample(Iterable[str]):
+    """The paragraphs of the first SAMPLE_BYTES of train text, as often as they are asked for."""
+
+    def __init__(self, config: CorpusConfig):
+        self.config = config
+        self.total: int | None = None
+        """Bytes of all documents, known once they were read to the end."""
+
+    def __iter__(self) -> Iterator[str]:
+        taken = total = 0
+        intake = Intake()
+        for document in intake.documents(self.config):
+            total += size_of(document)
+            if split_of(document, self.config.validation_share) == "train":
+                yield from (paragraph for section in document.sections for paragraph in section.paragraphs)
+                taken += size_of(document)
+                if taken >= SAMPLE_BYTES:
+                    return
+        self.total = total
+        if not taken:
+            reasons = ", ".join(sorted({refusal.reason for refusal in intake.refused})) or "nothing was found"
+            raise ValueError(f"corpus.sources {self.config.sources} hold no document to train on: {reasons}.")
+
+
+def pools(documents: Iterable[Document], config: CorpusConfig) -> Iterator[tuple[str, int, list[Document]]]:
+    """(split, number, documents) of every shard. A full pool waits for the next: a small last one joins it."""
+    full = config.shard_mb * 1e6
+    waiting: dict[str, list[Document]] = {split: [] for split in SPLITS}
+    filling: dict[str, list[Document]] = {split: [] for split in SPLITS}
+    size = dict.fromkeys(SPLITS, 0)
+    number = dict.fromkeys(SPLITS, 0)
+    for document in documents:
+        split = split_of(document, config.validation_share)
+        filling[split].append(document)
+        size[split] += size_of(document)
+        if size[split] >= full:
+            if waiting[split]:
+                yield split, number[split], waiting[split]
+                number[split] += 1
+            waiting[split], filling[split], size[split] = filling[split], [], 0
+    for split in SPLITS:
+        if size[split] < LEAST_POOL * full:
+            last = [waiting[split] + filling[split]]
+        else:
+            last = [waiting[split], filling[split]]
+        for left in filter(None, last):
+            yield split, number[split], left
+            number[split] += 1
+
+
+def build_shards(jobs: Iterator[Job], workers: int) -> Iterator[dict]:
+    """What is to be known of every shard, in the order of the jobs. Two jobs are not worth starting processes for."""
+    head = list(islice(jobs, 3))
+    jobs = chain(head, jobs)
+    if workers == 1 or len(head) < 3:
+        yield from map(build_shard, jobs)
+        return
+    # spawn: a fork of a process whose tokenizer has started threads may hang
+    executor = ProcessPoolExecutor(workers, get_context("spawn"), start_worker)
+    try:
+        running: deque[Future[dict]] = deque()
+        for job in jobs:
+            running.append(executor.submit(build_shard, job))
+            if len(running) > workers:
+                yield running.popleft().result()
+        for shard in running:
+            yield shard.result()
+    except BrokenProcessPool:
+        raise OSError(
+            "a worker process was killed, often for want of memory. Run again with fewer workers: finished shards stay."
+        ) from None
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def start_worker() -> None:
+    """Ctrl-C is for the parent to handle, one process is one core, and a worker ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def build_shard(job: Job) -> dict:
+    """Write the shard, or keep the one that an interrupted build has finished; what the manifest says of it."""
+    digest = job.digest()
+    if not (job.path.exists() and read_header(job.path)[1]["digest"] == digest):
+        write_job(job, digest)
+    with job.path.open("rb") as file:
+        hexdigest = file_digest(file, "sha256").hexdigest()
+    return {"split": job.path.parent.name, "file": job.path.name, "sha256": hexdigest, **read_header(job.path)[1]}
+
+
+def write_job(job: Job, digest: str) -> None:
+    settings = job.config.settings()
+    annotator, words = tools(job.path.absolute().parents[1], job.config.language, job.config.segmenter, job.key)
+    pool, store, refused = make_pool(job.documents, annotator, settings, job.config.min_tokens, job.seed)
+    tokens = len(store.ids)
+    made = {task: list(TASKS[task].build(pool)) if pool.documents else [] for task in job.tasks}
+    store, instances = settle(made, store, pool, annotator)
+    about = {
+        "digest": digest,
+        "documents": len(pool.documents),
+        "tokens": tokens,
+        "bytes": sum(map(size_of, job.documents)),
+        "refused": refused,
+        "tasks": {task: describe(TASKS[task], instances[task], store, pool, words) for task in job.tasks},
+    }
+    write_shard(job.path, store, instances, about)
+
+
+@lru_cache(maxsize=1)
+def tools(corpus: Path, language: str, segmenter: str, key: str) -> tuple[Annotator, Vocabulary]:
+    """Made once in a process. `key` tells apart the corpora that are built in one folder."""
+    collocations = (corpus / "collocations.txt").read_text("utf-8").splitlines()
+    path = corpus / "tokenizer.json"
+    annotator = Annotator(path.read_text("utf-8"), language, segmenter, collocations)
+    return annotator, vocabulary(load_tokenizer(f"{path}"))
+
+
+def describe(spec: TaskSpec, instances: list[Instance], store: Tokens, pool: Pool, vocabulary: Vocabulary) -> dict:
+    """Instances, their tokens, and how often each class occurs in one draw."""
+    placed = [[run for run in instance.segments if isinstance(run, Run)] for instance in instances]
+    lengths = [sum(run.length for run in runs) for runs in placed]
+    about: dict = {"instances": len(instances), "tokens": sum(lengths), "label_counts": None}
+    if spec.labels is None:
+        return about
+    generator = np.random.default_rng(pool.rng(spec.name, "label counts").getrandbits(64))
+    tokens = [[Tokens(store.ids[a:b], store.annotations[a:b]) for a, b in runs] for runs in placed]
+    if spec.target is not None:
+        labels = spec.target(join([NO_TOKENS, *chain(*tokens)]), generator, vocabulary, pool.settings).labels.tolist()
+    elif spec.draw is not None:
+        labels = [
+            spec.draw(segments, instance.label, generator, pool.settings)[1]
+            for segments, instance in zip(tokens, instances, strict=True)
+        ]
+    else:
+        labels = [instance.label for instance in instances]
+    counts = Counter(labels)
+    return about | {"label_counts": [counts[label] for label in range(len(spec.labels(pool.settings)))]}
+
+
+def tally(spec: TaskSpec, settings: Settings, shards: dict[str, list[dict]]) -> dict:
+    """A task over all shards, as the manifest tells it."""
+    made = {split: [shard["tasks"][spec.name] for shard in shards[split]] for split in SPLITS}
+    row: dict = {"labels": None if spec.labels is None else list(spec.labels(settings))}
+    for split in SPLITS:
+        row[split] = sum(about["instances"] for about in made[split])
+    row["tokens"] = {split: sum(about["tokens"] for about in made[split]) for split in SPLITS}
+    row["label_counts"] = None
+    if spec.labels is not None:
+        row["label_counts"] = {split: np.sum([a["label_counts"] for a in made[split]], 0).tolist() for split in SPLITS}
+    return row
+
+
+def account(documents: dict) -> str:
+    refused = ", ".join(f"{reason}: {count:,}" for reason, count in documents["refused"].items())
+    total = sum(documents["refused"].values())
+    return (
+        f"documents: {documents['in']:,} in = {documents['used']:,} used + {total:,} refused"
+        + (f" ({refused})" if refused else "")
+        + f"; {documents['train']:,} train, {documents['validation']:,} validation"
+    )
+
+
+def refuse_few(documents: dict, config: CorpusConfig) -> None:
+    for split in SPLITS:
+        if documents[split] < 2:
+            fix = "Lower" if split == "train" else "Raise"
+            raise ValueError(
+                f"only {documents[split]} {split} documents, 2 are needed: {account(documents)}. "
+                f"{fix} corpus.validation_share (now {config.validation_share}), or add documents."
+            )
+
+
+def refuse_unfed(specs: Sequence[TaskSpec], table: dict[str, dict]) -> None:
+    """A task without instances, or with one class only, cannot be trained or measured."""
+    unfed = {}
+    for spec in specs:
+        row = table[spec.name]
+        empty = [split for split in SPLITS if row[split] == 0]
+        if empty:
+            unfed[spec.name] = f"{spec.name} has no {' and no '.join(empty)} instance"
+        elif row["labels"] and np.count_nonzero(row["label_counts"]["train"]) < 2:
+            unfed[spec.name] = f"{spec.name} has a single class"
+        if spec.name in unfed and spec.needs:
+            unfed[spec.name] += f" (it needs {spec.needs})"
+    if unfed:
+        rest = [spec.name for spec in specs if spec.name not in unfed]
+        raise ValueError(
+            f"the corpus cannot feed every task: {'; '.join(unfed.values())}. Drop them: tasks=[{', '.join(rest)}], "
+            "or add documents, or raise corpus.validation_share where only validation instances are missing."
+        )
