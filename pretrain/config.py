@@ -26,6 +26,12 @@ class ModelConfig(Section):
     dropout: float = Field(0.1, ge=0, lt=1)
     attention_dropout: float = Field(0.1, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def heads_fit(self) -> "ModelConfig":
+        if self.prior is None and self.hidden % self.heads:
+            raise ValueError(f"hidden={self.hidden} cannot be cut into heads={self.heads} equal heads")
+        return self
+
 
 class ScheduleConfig(Section):
     kind: str = "sequential"
@@ -80,7 +86,7 @@ class LogConfig(Section):
 
 
 class Config(Section):
-    name: str = "demo"
+    name: str = Field("demo", pattern=r"^\w[\w.-]*$")
     """The run lies in runs/<name>/."""
     seed: int = Field(0, ge=0)
     tasks: list[str] = list(TASKS)
@@ -100,7 +106,8 @@ class Config(Section):
             spec = TASKS[one_of(name, TASKS, "task")]
             if self.corpus.language not in spec.languages:
                 raise ValueError(
-                    f"task {name} does not exist in language {self.corpus.language!r}. Drop it: list the others in `tasks`."
+                    f"task {name} does not exist in language {self.corpus.language!r}. "
+                    "Drop it: list the others in `tasks`."
                 )
             if spec.needs_uncased and self.corpus.tokenizer == "train" and not self.corpus.lowercase:
                 raise ValueError(
@@ -109,7 +116,9 @@ class Config(Section):
                 )
         for name in self.train.companions:
             if TASKS[one_of(name, TASKS, "task")].target is None:
-                raise ValueError(f"train.companions: {name} is a sentence-level task; only token-level tasks ride along.")
+                raise ValueError(
+                    f"train.companions: {name} is a sentence-level task; only token-level tasks ride along."
+                )
         return self
 
     def folder(self) -> Path:
@@ -129,7 +138,18 @@ def one_of(name: str, known: Iterable[str], what: str) -> str:
     if name in known:
         return name
     near = get_close_matches(name, known, n=1)
-    raise ValueError(f"unknown {what} {name!r}." + (f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}."))
+    raise ValueError(
+        f"unknown {what} {name!r}." + (f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}.")
+    )
+
+
+class Plain(yaml.SafeLoader):
+    """YAML in which `off`, `no` and `on` are words, not truth values; what is true or false pydantic decides."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":bool")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -139,8 +159,8 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         if not path.is_file():
             raise ValueError(f"no configuration file {path}")
         try:
-            tree = yaml.safe_load(path.read_text()) or {}
-        except yaml.YAMLError as error:
+            tree = yaml.load(path.read_text(encoding="utf-8"), Plain) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(tree, dict):
             raise ValueError(f"{path} must hold `section: {{key: value}}`, got {type(tree).__name__}")
@@ -152,7 +172,12 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         branch = tree
         for section in sections:
             branch = branch.setdefault(section, {})
-        branch[last] = yaml.safe_load(value)
+            if not isinstance(branch, dict):
+                raise ValueError(f"override {override!r}: {section} is no section")
+        try:
+            branch[last] = yaml.load(value, Plain)
+        except yaml.YAMLError:
+            raise ValueError(f"override {override!r}: {value!r} is not a YAML value. Quote what is text.") from None
     refuse_unknown(tree, Config, "")
     try:
         return Config.model_validate(tree)
@@ -160,7 +185,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
-        given = f" (got {first['input']!r})" if where else ""
+        given = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
         raise ValueError(f"{where + ': ' if where else ''}{message}{given}") from None
 
 

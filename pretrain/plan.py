@@ -1,0 +1,252 @@
+"""What a run will take, before anything runs: stages, tokens, parameters, operations and memory, by formula.
+
+Imports no torch. Tokens are an upper bound: every instance is counted at full length. Memory of weights, gradients and
+moments is exact up to padding; that of activations is an estimate for a transformer that keeps all it needs for the way
+back (Korthikanti et al. 2022, section 4), in 32-bit numbers; bf16 on GPU needs about half of it.
+"""
+
+import json
+from collections.abc import Mapping
+from math import log10
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from corpus_tools.packages import demo_checkpoint
+from pretrain.config import Config
+from pretrain.schedule import SCHEDULES, Stage
+from pretrain.tasks import TASKS
+from pretrain.tasks.spec import Head
+
+POSITIONS = 512
+"""Position embeddings of an encoder from scratch, where sequences are not longer."""
+
+
+class Sizes(NamedTuple):
+    """What decides the size of an encoder."""
+
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    positions: int
+    types: int
+    tasks: int
+
+
+class Parameters(NamedTuple):
+    embeddings: int
+    layers: int
+    pooler: int
+    heads: int
+
+    @property
+    def encoder(self) -> int:
+        return self.embeddings + self.layers + self.pooler
+
+    @property
+    def total(self) -> int:
+        return self.encoder + self.heads
+
+
+class Memory(NamedTuple):
+    """Bytes of one rank."""
+
+    weights: float
+    gradients: float
+    moments: float
+    activations: float
+
+
+def parameters(sizes: Sizes, classes: Mapping[str, int | None]) -> Parameters:
+    """Weights of the encoder and of the heads; `classes` of each task, None for masked LM."""
+    hidden, inner = sizes.hidden, sizes.intermediate
+    tables = sizes.vocabulary + sizes.positions + sizes.types + sizes.tasks
+    attention = 4 * (hidden * hidden + hidden)
+    forward = 2 * hidden * inner + inner + hidden
+    norms = 2 * 2 * hidden
+    masked_lm = hidden * hidden + 3 * hidden + sizes.vocabulary
+    return Parameters(
+        embeddings=tables * hidden + 2 * hidden,
+        layers=sizes.layers * (attention + forward + norms),
+        pooler=hidden * hidden + hidden,
+        heads=sum(masked_lm if n is None else hidden * n + n for n in classes.values()),
+    )
+
+
+def stage_tokens(stage: Stage, batch_size: int, max_length: int) -> int:
+    return sum(stage.steps.values()) * batch_size * max_length
+
+
+def operations(sizes: Sizes, tokens: int, length: int, predicted: float = 0) -> float:
+    """Floating-point operations of training on `tokens` in sequences of `length`, `predicted` of them by masked LM.
+
+    6 × (weights of the layers) per token: 2 forward, 4 backward. Attention adds 12 × layers × length × hidden per
+    token, masked LM 6 × hidden × (hidden + vocabulary) per prediction.
+    """
+    layers = parameters(sizes, {}).layers
+    attention = 12 * sizes.layers * length * sizes.hidden
+    return (6 * layers + attention) * tokens + 6 * sizes.hidden * (sizes.hidden + sizes.vocabulary) * predicted
+
+
+def memory(sizes: Sizes, total: int, zero: int, ranks: int, sequences: int, length: int, masked: float) -> Memory:
+    """Per rank, with `total` parameters, under a ZeRO stage; `masked` is the share of tokens that masked LM predicts.
+
+    ZeRO 1 shares moments, and adds each rank's share of a second copy of the weights; 2 shares gradients, 3 weights.
+    """
+    number = 4
+    tokens = sequences * length
+    layer = 17 * tokens * sizes.hidden + 2.5 * sizes.heads * length * tokens
+    logits = 2 * masked * tokens * sizes.vocabulary
+    return Memory(
+        weights=number * (total / (ranks if zero == 3 else 1) + (total / ranks if zero else 0)),
+        gradients=number * total / (ranks if zero >= 2 else 1),
+        moments=2 * number * total / (ranks if zero else 1),
+        activations=number * (sizes.layers * layer + logits),
+    )
+
+
+def read_sizes(config: Config) -> Sizes:
+    """From the prior weights' config.json, or from the settings of an encoder from scratch."""
+    segments = config.corpus.max_segments
+    if config.model.prior is None:
+        model = config.model
+        inner, positions = model.intermediate or 4 * model.hidden, max(POSITIONS, config.corpus.max_length)
+        vocabulary = read_vocabulary(config)
+        return Sizes(vocabulary, model.hidden, model.layers, model.heads, inner, positions, segments, len(TASKS))
+    prior = json.loads(read_file(config.model.prior, "config.json", "model.prior"))
+    return Sizes(
+        prior["vocab_size"],
+        prior["hidden_size"],
+        prior["num_hidden_layers"],
+        prior["num_attention_heads"],
+        prior["intermediate_size"],
+        prior["max_position_embeddings"],
+        max(segments, prior.get("type_vocab_size", 2)),
+        len(TASKS),
+    )
+
+
+def read_vocabulary(config: Config) -> int:
+    """Number of ids: of the tokenizer to be trained (at most), or of the adopted one."""
+    source = config.corpus.tokenizer
+    if source == "train":
+        return config.corpus.vocab_size
+    tokenizer = json.loads(read_file(source, "tokenizer.json", "corpus.tokenizer"))
+    added = {token["id"] for token in tokenizer.get("added_tokens", [])}
+    return max({*tokenizer["model"]["vocab"].values(), *added}) + 1
+
+
+def read_file(source: str, name: str, setting: str) -> bytes:
+    """One small file of a checkpoint, from a directory, the demo package or the hub."""
+    if source.startswith("demo:"):
+        return demo_checkpoint(source.removeprefix("demo:"))[name]
+    path = Path(source)
+    if path.is_file():
+        return path.read_bytes()
+    if path.is_dir():
+        if not (path / name).is_file():
+            raise ValueError(f"{setting}={source}: no {name} in it.")
+        return (path / name).read_bytes()
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(source, name)).read_bytes()
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{setting}={source} is neither a local directory nor reachable on the hub: {reason}"
+        ) from None
+
+
+def plan(config: Config, ranks: int = 1) -> RenderableType:
+    """Everything above, as a person reads it."""
+    sizes = read_sizes(config)
+    stages = SCHEDULES[config.schedule.kind](config.groups(), config.schedule.steps_per_task)
+    settings = config.corpus.settings()
+    classes = {task: count_classes(task, config) for task in config.tasks}
+    count = parameters(sizes, classes)
+    model = Table.grid(padding=(0, 2))
+    origin = f"continues from {config.model.prior}" if config.model.prior else "from scratch"
+    shape = f"{sizes.layers} layers × {sizes.hidden}, {sizes.heads} heads, {sizes.vocabulary:,} ids, {origin}"
+    model.add_row("encoder", f"{human(count.encoder)} parameters: {shape}")
+    model.add_row("heads", f"{human(count.heads)} parameters for {len(classes)} tasks")
+    a_step = f"{config.train.batch_size} instances of up to {settings.max_length} tokens"
+    model.add_row("schedule", f"{config.schedule.kind} over {config.schedule.over}; a step is {a_step}")
+    return Group(
+        model,
+        Text(),
+        stage_table(config, stages, sizes),
+        Text(),
+        memory_table(config, sizes, count.total, ranks),
+    )
+
+
+def count_classes(task: str, config: Config) -> int | None:
+    labels = TASKS[task].labels
+    return None if labels is None else len(labels(config.corpus.settings()))
+
+
+def stage_table(config: Config, stages: list[Stage], sizes: Sizes) -> Table:
+    table = make_table("optimizer steps")
+    table.add_column("task", no_wrap=True)
+    for number in range(1, len(stages) + 1):
+        table.add_column(f"stage {number}", justify="right")
+    table.add_column("all", justify="right")
+    for task in config.tasks:
+        steps = [stage.steps.get(task, 0) for stage in stages]
+        table.add_row(task, *(f"{n:,}" if n else "–" for n in steps), f"{sum(steps):,}")
+    table.add_section()
+    batch, length = config.train.batch_size, config.corpus.max_length
+    steps = [sum(stage.steps.values()) for stage in stages]
+    tokens = [stage_tokens(stage, batch, length) for stage in stages]
+    work = [
+        operations(sizes, spent, length, predicted_steps(config, stage) * batch * length * config.corpus.mask_share)
+        for stage, spent in zip(stages, tokens, strict=True)
+    ]
+    table.add_row("steps", *(f"{n:,}" for n in steps), f"{sum(steps):,}", style="bold")
+    table.add_row("tokens, at most", *map(human, tokens), human(sum(tokens)))
+    table.add_row("FLOP, at most", *map(human, work), human(sum(work)))
+    return table
+
+
+def predicted_steps(config: Config, stage: Stage) -> int:
+    """Steps of a stage with masked-LM targets: its own, and those of the sentence-level tasks that it accompanies."""
+    masked_lm = [task for task in stage.steps if TASKS[task].head is Head.MASKED_LM]
+    own = sum(stage.steps[task] for task in masked_lm)
+    if not set(masked_lm) & set(config.train.companions):
+        return own
+    return own + sum(steps for task, steps in stage.steps.items() if TASKS[task].target is None)
+
+
+def memory_table(config: Config, sizes: Sizes, total: int, ranks: int) -> Table:
+    title = f"memory per rank (ranks: {ranks}), in 32-bit numbers; activations are an estimate"
+    table = make_table(title)
+    for name in ("", *Memory._fields, "all"):
+        table.add_column(name, justify="right" if name else "left")
+    sequences = min(config.train.micro_batch_size, -(-config.train.batch_size // ranks))
+    length, masked = config.corpus.max_length, config.corpus.mask_share
+    for zero in range(4):
+        parts = memory(sizes, total, zero, ranks, sequences, length, masked)
+        chosen = zero == config.train.zero_stage
+        name = f"ZeRO {zero}" + ("  ◂ train.zero_stage" if chosen else "")
+        table.add_row(name, *(f"{human(part)}B" for part in (*parts, sum(parts))), style="bold" if chosen else "")
+    return table
+
+
+def make_table(title: str) -> Table:
+    return Table(box=None, pad_edge=False, header_style="bold", title=title, title_style="dim", title_justify="left")
+
+
+def human(number: float) -> str:
+    """Three figures and a unit: 22.7 M, 1.20 P."""
+    if number < 1000:
+        return f"{number:.0f}"
+    power = min(int(log10(number * 1.0005)) // 3, 8)
+    number /= 1000**power
+    return f"{number:#.3g}".removesuffix(".") + f" {' kMGTPEZY'[power]}"
