@@ -5,13 +5,16 @@ A shard is a safetensors file. `ids` and `annotations` hold its tokens once (3 b
 
     ids                 (tokens,)         uint16 or uint32
     annotations         (tokens,)         uint8, the flags of pretrain.tasks.spec
-    <task>.starts       (runs,)           where a run starts in the token store, ascending; the lower 16 bits
-    <task>.pages        (pages,)          the first run that starts at 65,536 × page or later: gives the upper bits
-    <task>.lengths      (runs,)
-    <task>.which        (segments,)       the run of every segment; left out where they are all runs in their order
-    <task>.first        (instances + 1,)  instance i owns segments first[i] to first[i + 1]; left out where all
-                                          instances have equally many
-    <task>.labels       (instances,)
+    <task>.labels    (instances,)
+    <task>.first     (instances + 1,)  instance i owns segments first[i] to first[i + 1]; left out where all instances
+                                       have equally many
+    <task>.which     (segments,)       the run that a segment is; runs are ascending and differ
+    <task>.starts    (runs,)           where a run starts in the token store; the lower 16 bits
+    <task>.pages     (pages,)          the first run that starts at 65,536 × page or later: gives the upper bits
+    <task>.lengths   (runs,)
+
+Where the segments of every instance follow each other without a gap, and the instances are ascending, there is no
+`which`: `starts` are then those of the instances, `lengths` those of the segments.
 
 Its header holds, as one JSON text, what the builder notes of a finished shard. Files are mapped, not read: opening one
 costs its header, an instance costs its own pages.
@@ -57,14 +60,18 @@ def tabulate(made: Sequence[Instance]) -> dict[str, np.ndarray]:
     """The tensors of a task."""
     runs = np.array([run for instance in made for run in instance.segments], np.int64).reshape(-1, 2)
     sizes = [len(instance.segments) for instance in made]
+    first = np.cumsum([0, *sizes])
     table = {"labels": narrow([instance.label for instance in made])}
     if len(set(sizes)) > 1:
-        table["first"] = narrow(np.cumsum([0, *sizes]))
-    if np.any(np.diff(runs[:, 0]) < 0):
+        table["first"] = narrow(first)
+    starts = runs[first[:-1], 0]
+    inner = np.delete(np.arange(len(runs)), first[:-1])
+    if np.any(np.diff(starts) < 0) or np.any(runs[inner, 0] != runs[inner - 1, 1]):
         runs, which = np.unique(runs, axis=0, return_inverse=True)
         table["which"] = narrow(which)
-    starts, lengths = runs[:, 0], runs[:, 1] - runs[:, 0]
+        starts = runs[:, 0]
     pages = np.searchsorted(starts, np.arange(0, starts.max(initial=0) + 1, PAGE))
+    lengths = runs[:, 1] - runs[:, 0]
     return table | {"starts": (starts % PAGE).astype(np.uint16), "pages": narrow(pages), "lengths": narrow(lengths)}
 
 
@@ -127,19 +134,28 @@ class Instances(Sequence[tuple[list[Tokens], int]]):
         number = bisect_right(self.ends, index)
         local = index - (self.ends[number - 1] if number else 0)
         shard = map_tensors(*self.shards[number])
-        labels, which = shard[self.labels], shard.get(self.which)
+        labels, which, lengths = shard[self.labels], shard.get(self.which), shard[self.lengths]
         if self.first in shard:
             first, last = shard[self.first][local : local + 2].tolist()
         else:
-            each = len(shard[self.starts] if which is None else which) // len(labels)
+            each = len(lengths if which is None else which) // len(labels)
             first, last = local * each, (local + 1) * each
-        runs = np.arange(first, last) if which is None else which[first:last]
-        pages = np.searchsorted(shard[self.pages], runs, side="right") - 1
-        starts = pages * PAGE + shard[self.starts][runs]
-        stops = starts + shard[self.lengths][runs]
+        if which is None:
+            lengths = lengths[first:last].astype(np.int64)
+            starts = self.start(shard, local) + np.cumsum(lengths) - lengths
+        else:
+            runs = which[first:last]
+            lengths, starts = lengths[runs], self.start(shard, runs)
         ids, annotations = shard["ids"], shard["annotations"]
-        segments = [Tokens(ids[a:b], annotations[a:b]) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
+        segments = [
+            Tokens(ids[start : start + length], annotations[start : start + length])
+            for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)
+        ]
         return segments, int(labels[local])
+
+    def start(self, shard: dict[str, np.ndarray], runs):
+        pages = np.searchsorted(shard[self.pages], runs, side="right") - 1
+        return pages * PAGE + shard[self.starts][runs]
 
 
 def write_manifest(corpus: Path, manifest: dict) -> None:

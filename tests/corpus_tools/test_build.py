@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL, english, write_jsonl
+from written import SMALL, english, write_jsonl
 
 from corpus_tools.build import build_corpus, ensure_corpus, pools, split_of
 from corpus_tools.config import CorpusConfig
@@ -315,12 +315,13 @@ def test_a_small_last_pool_joins_the_one_before():
 
 
 def test_disk_stays_below_four_bytes_a_token(folder):
-    records = [english(f"doc {n}", paragraphs=25, marked=0.05) for n in range(60)]
-    config = CorpusConfig(sources=[write_jsonl(folder / "docs.jsonl", records)], validation_share=0.05)
+    """With a quarter of a shard's text, and so a quarter of its cap of marker texts."""
+    records = [english(f"doc {n}", paragraphs=4, marked=0.05) for n in range(400)]
+    sources = [write_jsonl(folder / "docs.jsonl", records)]
+    config = CorpusConfig(sources=sources, validation_share=0.05, marker_cap=200 // 4)
     manifest = build_corpus(config, list(TASKS), 0, 1)
-    disk = sum(
-        (config.folder() / split / s["file"]).stat().st_size for split in SPLITS for s in manifest["shards"][split]
-    )
+    shards = [config.folder() / split / shard["file"] for split in SPLITS for shard in manifest["shards"][split]]
+    disk = sum(path.stat().st_size for path in shards)
     assert sum(manifest["tokens"].values()) > 100_000
     assert disk / sum(manifest["tokens"].values()) <= 4
 
