@@ -31,10 +31,10 @@ from corpus_tools.knowledge import mine_collocations
 from corpus_tools.meter import meter
 from corpus_tools.pool import NO_TOKENS, join, make_pool, settle
 from corpus_tools.readers import read
-from corpus_tools.shards import FORMAT, SPLITS, aside, read_header, read_manifest, write_manifest, write_shard
+from corpus_tools.shards import FORMAT, SPLITS, aside, read_header, read_manifest, runs_of, write_manifest, write_shard
 from corpus_tools.tokenizer import fingerprint, is_uncased, load_tokenizer, train_tokenizer, vocabulary
 from pretrain.tasks import TASKS
-from pretrain.tasks.spec import Instance, Pool, Run, Settings, TaskSpec, Tokens, Vocabulary
+from pretrain.tasks.spec import Instance, Pool, Settings, TaskSpec, Tokens, Vocabulary
 
 Notify = Callable[[str], None]
 
@@ -356,24 +356,30 @@ def tools(corpus: Path, language: str, segmenter: str, key: str) -> tuple[Annota
 
 def describe(spec: TaskSpec, instances: list[Instance], store: Tokens, pool: Pool, vocabulary: Vocabulary) -> dict:
     """Instances, their tokens, and how often each class occurs in one draw."""
-    placed = [[run for run in instance.segments if isinstance(run, Run)] for instance in instances]
-    lengths = [sum(run.length for run in runs) for runs in placed]
-    about: dict = {"instances": len(instances), "tokens": sum(lengths), "label_counts": None}
+    settings = pool.settings
+    runs = runs_of(instances)
+    sizes = np.array([len(instance.segments) for instance in instances], np.int64)
+    lengths = np.bincount(np.repeat(np.arange(len(sizes)), sizes), np.diff(runs)[:, 0], len(sizes)).astype(np.int64)
+    specials = 1 + np.minimum(sizes, settings.max_segments)  # reordering joins sentences when it draws
+    assert np.all(lengths + specials <= settings.max_length), f"{spec.name} made too long an instance"
+    about: dict = {"instances": len(instances), "tokens": int(lengths.sum()), "label_counts": None}
     if spec.labels is None:
         return about
     generator = np.random.default_rng(pool.rng(spec.name, "label counts").getrandbits(64))
-    tokens = [[Tokens(store.ids[a:b], store.annotations[a:b]) for a, b in runs] for runs in placed]
     if spec.target is not None:
-        labels = spec.target(join([NO_TOKENS, *chain(*tokens)]), generator, vocabulary, pool.settings).labels.tolist()
+        tokens = join([NO_TOKENS, *(Tokens(store.ids[a:b], store.annotations[a:b]) for a, b in runs.tolist())])
+        labels = spec.target(tokens, generator, vocabulary, settings).labels.tolist()
     elif spec.draw is not None:
+        segments = [Tokens(store.ids[a:b], store.annotations[a:b]) for a, b in runs.tolist()]
+        ends = np.cumsum(sizes).tolist()
         labels = [
-            spec.draw(segments, instance.label, generator, pool.settings)[1]
-            for segments, instance in zip(tokens, instances, strict=True)
+            spec.draw(segments[end - size : end], instance.label, generator, settings)[1]
+            for end, size, instance in zip(ends, sizes.tolist(), instances, strict=True)
         ]
     else:
         labels = [instance.label for instance in instances]
     counts = Counter(labels)
-    return about | {"label_counts": [counts[label] for label in range(len(spec.labels(pool.settings)))]}
+    return about | {"label_counts": [counts[label] for label in range(len(spec.labels(settings)))]}
 
 
 def tally(spec: TaskSpec, settings: Settings, shards: dict[str, list[dict]]) -> dict:

@@ -25,7 +25,7 @@ class CorpusConfig(Section):
     segmenter: Literal["rjieba", "jieba"] = "rjieba"
     """Chinese words; English words come from the tokenizer's own splitting."""
     tokenizer: str = "train"
-    """`train` a WordPiece on the corpus, or adopt one: a local directory or tokenizer.json, a hub name, `demo:minilm`."""
+    """`train` a WordPiece on the corpus, or adopt one: a directory or tokenizer.json, a hub name, `demo:minilm`."""
     vocab_size: int = Field(16_000, ge=200)
     """Of a trained tokenizer."""
     lowercase: bool = True

@@ -117,13 +117,12 @@ def settle(
     for task, instances in made.items():
         settled[task] = []
         for instance in instances:
-            runs = tuple(place[segment] if isinstance(segment, str) else segment for segment in instance.segments)
-            if runs != instance.segments:
-                runs = fit(runs, settings.room(len(runs)))
-            shown = min(len(runs), settings.max_segments)  # reordering joins sentences when it draws
-            assert sum(run.length for run in runs) <= settings.room(shown), f"{task} made too long an instance"
-            if all(run.length for run in runs):  # a text of nothing but control characters has no tokens
-                settled[task].append(Instance(runs, instance.label))
+            if str in map(type, instance.segments):
+                runs = tuple(place[segment] if isinstance(segment, str) else segment for segment in instance.segments)
+                instance = Instance(fit(runs, settings.room(len(runs))), instance.label)
+                if not all(stop > start for start, stop in runs):
+                    continue  # a text of nothing but control characters has no tokens
+            settled[task].append(instance)
     return join([store, *tokens]), settled
 
 

@@ -26,7 +26,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,7 @@ def write_shard(path: Path, store: Tokens, instances: Mapping[str, Sequence[Inst
 
 def tabulate(made: Sequence[Instance]) -> dict[str, np.ndarray]:
     """The tensors of a task."""
-    runs = np.array([run for instance in made for run in instance.segments], np.int64).reshape(-1, 2)
+    runs = runs_of(made)
     sizes = [len(instance.segments) for instance in made]
     first = np.cumsum([0, *sizes])
     table = {"labels": narrow([instance.label for instance in made])}
@@ -73,6 +73,12 @@ def tabulate(made: Sequence[Instance]) -> dict[str, np.ndarray]:
     pages = np.searchsorted(starts, np.arange(0, starts.max(initial=0) + 1, PAGE))
     lengths = runs[:, 1] - runs[:, 0]
     return table | {"starts": (starts % PAGE).astype(np.uint16), "pages": narrow(pages), "lengths": narrow(lengths)}
+
+
+def runs_of(made: Sequence[Instance]) -> np.ndarray:
+    """Start and stop of every segment, one after another."""
+    runs = chain.from_iterable(instance.segments for instance in made)
+    return np.fromiter(chain.from_iterable(runs), np.int64).reshape(-1, 2)
 
 
 def narrow(values: np.ndarray | list[int]) -> np.ndarray:

@@ -97,10 +97,10 @@ def train(
     from corpus_tools.build import ensure_corpus
     from launch import ranks
     from pretrain.config import load_config
-    from pretrain.run import claim_folder, finished, wanted_stages
+    from pretrain.run import Typed, claim_folder, finished, wanted_stages
 
     settings = load_config(config, overrides or ())
-    wanted = wanted_stages(settings, stage, config)
+    wanted = wanted_stages(settings, stage, Typed(config, overrides or ()))
     port = ranks.free_port(master_port)
     claim_folder(settings)
     ensure_corpus(settings.corpus, settings.tasks, settings.seed)

@@ -15,12 +15,12 @@ from pretrain.config import load_config
 def work(path: Path, overrides: Sequence[str], stages: Sequence[int]) -> None:
     """Train as the rank that the environment says (RANK, WORLD_SIZE, …)."""
     from pretrain.report import Report
-    from pretrain.run import resume_step
+    from pretrain.run import Typed, resume_step
     from pretrain.train import train
 
     config = load_config(path, overrides)
     with Report(config, resume_step(config), main=os.environ["RANK"] == "0") as report:
-        train(config, stages or None, report, path)
+        train(config, stages or None, report, Typed(path, overrides))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""DeepSpeed at its edges: the config derived from ours, and weights and moments by parameter name under any ZeRO stage."""
+"""DeepSpeed at its edges: the config derived from ours, and moments by parameter name under any ZeRO stage."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import deepspeed
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from pretrain.config import TrainConfig
 from pretrain.model.model import Model
@@ -54,7 +55,7 @@ class Fragment(NamedTuple):
     """What this rank optimises of one parameter."""
 
     name: str
-    parameter: torch.Tensor
+    parameter: nn.Parameter
     master: torch.Tensor
     """What AdamW steps: the parameter, or under ZeRO the flat tensor of its group that this rank owns."""
     state: dict

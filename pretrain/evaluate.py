@@ -16,8 +16,10 @@ FROZEN = "validation"
 
 
 @torch.no_grad()
-def evaluate(model: torch.nn.Module, sources: Mapping[str, Source], limit: int, micro_batch: int, world: World) -> list[dict]:
-    """One record per task, over its first `limit` instances in a seeded order. Collective."""
+def evaluate(
+    model: torch.nn.Module, sources: Mapping[str, Source], limit: int, micro_batch: int, world: World
+) -> list[dict]:
+    """One record per task, over `limit` instances spread evenly over its shards. Collective."""
     was_training = model.training
     model.eval()
     records = [evaluate_task(model, source, limit, micro_batch, world) for source in sources.values()]
@@ -35,9 +37,9 @@ def evaluate_task(model, source: Source, limit: int, micro_batch: int, world: Wo
         examples = [source.draw(index, FROZEN) for index in mine[start : start + micro_batch]]
         batch = pack(source.task, examples, source.settings.max_length).to(world.device)
         logits = model(batch)[source.task].float()
-        truth = batch.targets[source.task][1]
-        total += functional.cross_entropy(logits, truth, reduction="sum").item()
-        labels.append(truth.cpu().numpy())
+        targets = batch.targets[source.task][1]
+        total += functional.cross_entropy(logits, targets, reduction="sum").item()
+        labels.append(targets.cpu().numpy())
         predictions.append(logits.argmax(-1).cpu().numpy())
     shares = world.gather((total, concatenate(labels), concatenate(predictions)))
     truth = np.concatenate([share[1] for share in shares])

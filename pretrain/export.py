@@ -1,8 +1,8 @@
 """Export: a plain Hugging Face checkpoint of the last finished stage.
 
-`ErnieForMaskedLM`, `AutoModel` and `AutoTokenizer` load it offline. The pooler is kept although masked LM does not use it:
-the sentence tasks trained it. The task-type embedding is kept and switched on (`use_task_id`); fine-tuning uses row 0
-unless told otherwise. The heads of the other tasks lie beside it in task_heads.safetensors.
+`ErnieForMaskedLM`, `AutoModel` and `AutoTokenizer` load it offline. The pooler is kept although masked LM does not use
+it: the sentence tasks trained it. The task-type embedding is kept and switched on (`use_task_id`); fine-tuning uses row
+0 unless told otherwise. The heads of the other tasks lie beside it in task_heads.safetensors.
 """
 
 import json
@@ -78,7 +78,7 @@ def hugging_face_names(model: Model, masked: list[str]) -> dict[str, torch.Tenso
         for name, parameter in model.encoder.named_parameters()
         if not name.startswith(rows)
     }
-    table = model.encoder.embeddings.task_type_embeddings.table()
+    table = model.task_embeddings.table()
     tensors[f"ernie.{rows}weight"] = table.detach().contiguous()
     for task in masked:
         place = dict(model.heads[task].named_parameters())
@@ -92,13 +92,16 @@ def save_tokenizer(path: Path, manifest: dict, max_length: int, folder: Path) ->
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
     )
-    special = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=max_length,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         do_lower_case=manifest["tokenizer"]["uncased"],
-        **special,
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        mask_token="[MASK]",
     ).save_pretrained(folder)
 
 
@@ -115,8 +118,8 @@ def model_card(config: Config, manifest: dict, model: Model, state: dict) -> str
         "---",
         f"# {config.name}",
         "",
-        "A text encoder pre-trained by accumulating self-supervised tasks stage by stage (ERNIE 2.0, arXiv 1907.12412), "
-        "made with cumul.",
+        "A text encoder pre-trained by accumulating self-supervised tasks stage by stage (ERNIE 2.0, "
+        "arXiv 1907.12412), made with cumul.",
         "",
         f"- Encoder: {shape.num_hidden_layers} layers × {shape.hidden_size}, {size / 1e6:.1f} M parameters, "
         f"vocabulary {shape.vocab_size:,}",
@@ -134,7 +137,13 @@ def model_card(config: Config, manifest: dict, model: Model, state: dict) -> str
     for task in config.tasks:
         steps = [str(stage.steps.get(task, "–")) for stage in stages_of(config)[: state["stage"]]]
         lines.append(f"| {task} | " + " | ".join(steps) + " |")
-    lines += ["", "## Validation after the last stage", "", "| task | loss | metric | value | chance |", "| --- | ---: | --- | ---: | ---: |"]
+    lines += [
+        "",
+        "## Validation after the last stage",
+        "",
+        "| task | loss | metric | value | chance |",
+        "| --- | ---: | --- | ---: | ---: |",
+    ]
     for record in last_evaluation(config, state["stage"]):
         lines.append(
             f"| {record['task']} | {record['loss']:.3f} | {record['metric_name']} | {record['metric']:.3f} "

@@ -1,7 +1,7 @@
 """AdamW in which a task that rests does not move, and the parameter groups that make this possible.
 
-DeepSpeed gives every parameter a gradient, zeros where a step did not use it; AdamW would then still move an idle head by
-momentum and weight decay. Here each head is a group of its own and an idle group is passed over: neither its weights
+DeepSpeed gives every parameter a gradient, zeros where a step did not use it; AdamW would then still move an idle head
+by momentum and weight decay. Here each head is a group of its own and an idle group is passed over: neither its weights
 nor its moments change. This holds under ZeRO too, which keeps groups apart.
 """
 

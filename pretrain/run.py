@@ -1,16 +1,17 @@
 """A run folder: what lies where, what is finished, what may not be mixed. Torch-free; `pretrain.train` fills it.
 
-    runs/<name>/config.yaml          the resolved configuration
-    runs/<name>/metrics.jsonl        every record
-    runs/<name>/stage<k>/            model.safetensors, moments.safetensors, state.json (written last: the stage is finished)
-    runs/<name>/stage<k>/checkpoints/  of a stage in progress; `latest.json` is written last
-    runs/<name>/export/              the Hugging Face checkpoint
+runs/<name>/config.yaml            the resolved configuration
+runs/<name>/metrics.jsonl          every record
+runs/<name>/stage<k>/              config.json, model.safetensors, moments.safetensors; state.json means: finished
+runs/<name>/stage<k>/checkpoints/  of a stage in progress; `latest.json` is written last
+runs/<name>/export/                the Hugging Face checkpoint
 """
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -20,6 +21,20 @@ from pretrain.schedule import SCHEDULES, Stage
 
 REPORT_ONLY = {"log.every", "log.wandb", "log.project", "train.checkpoint_every"}
 """Settings that decide nothing of what is trained: they may change in the middle of a run."""
+
+
+class Typed(NamedTuple):
+    """What the user typed, so that messages can say what to type next."""
+
+    path: Path
+    overrides: Sequence[str] = ()
+
+    def command(self, stage: int) -> str:
+        """Trains one stage; the Makefile knows the first three."""
+        settings = shlex.join(self.overrides)
+        if stage <= 3:
+            return f"make stage{stage} CONFIG={self.path}" + (f" ARGS={shlex.quote(settings)}" if settings else "")
+        return f"cumul train {self.path} {settings + ' ' if settings else ''}--stage {stage}"
 
 
 def stages_of(config: Config) -> list[Stage]:
@@ -68,8 +83,8 @@ def flatten(tree: dict, where: str = "") -> dict[str, Any]:
     return flat
 
 
-def wanted_stages(config: Config, stages: Sequence[int] | None, path: Path | None) -> list[int]:
-    """The stages to train, in order; `path` is the configuration file, for the message. Raises ValueError where one does not exist or its predecessor is not trained."""
+def wanted_stages(config: Config, stages: Sequence[int] | None, typed: Typed) -> list[int]:
+    """The stages to train, in order. Raises ValueError where one does not exist or its predecessor is not trained."""
     count = len(stages_of(config))
     wanted = sorted(set(stages)) if stages else list(range(1, count + 1))
     for number in wanted:
@@ -78,13 +93,6 @@ def wanted_stages(config: Config, stages: Sequence[int] | None, path: Path | Non
         if number > 1 and number - 1 not in wanted and not finished(config, number - 1):
             raise ValueError(
                 f"stage {number} continues from stage {number - 1}, which {config.folder()} does not hold yet. "
-                f"Train it first: {command(number - 1, path)}"
+                f"Train it first: {typed.command(number - 1)}"
             )
     return wanted
-
-
-def command(number: int, path: Path | None) -> str:
-    """What a person types to train a stage; the Makefile knows the first three."""
-    if path is None:
-        return f"cumul train --stage {number}"
-    return f"make stage{number} CONFIG={path}" if number <= 3 else f"cumul train {path} --stage {number}"

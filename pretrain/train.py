@@ -24,15 +24,15 @@ from pretrain.loop import State, StepResult, train_stage
 from pretrain.model.model import Model, ernie_config, load_prior
 from pretrain.model.prior import Prior, read_prior
 from pretrain.report import Report
-from pretrain.run import claim_folder, command, finished, stage_folder, stages_of, wanted_stages
+from pretrain.run import Typed, claim_folder, finished, stage_folder, stages_of, wanted_stages
 from pretrain.world import World, join
 
 KEEP_CHECKPOINTS = 2
 
 
-def train(config: Config, stages: Sequence[int] | None, report: Report, path: Path | None = None) -> None:
+def train(config: Config, stages: Sequence[int] | None, report: Report, typed: Typed) -> None:
     """Train the wanted stages (1-based; None: all) that are not finished. Runs in every rank."""
-    wanted = wanted_stages(config, stages, path)
+    wanted = wanted_stages(config, stages, typed)
     world = join()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if world.main:
@@ -43,7 +43,7 @@ def train(config: Config, stages: Sequence[int] | None, report: Report, path: Pa
             if finished(config, number):
                 report.note(f"stage {number} is finished: {stage_folder(config, number)}")
             elif not train_one(config, number, wanted[-1], report, world, stop_wanted):
-                report.note(f"stopped and saved. To go on: {command(number, path)}")
+                report.note(f"stopped and saved. To go on: {typed.command(number)}")
                 return
 
 
@@ -90,9 +90,8 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
     if not train_stage(engine, stage, sources, state, config.train, config.seed, world, after_step, stop_wanted):
         save_checkpoint(engine, checkpoints, state, world)
         return False
-    records = evaluate_tasks(
-        engine, read_sources(config, "validation", known), config.evaluate.instances, config.train.micro_batch_size, world
-    )
+    held_out = read_sources(config, "validation", known)
+    records = evaluate_tasks(engine, held_out, config.evaluate.instances, config.train.micro_batch_size, world)
     report.evaluation([{"kind": "evaluation", "run_step": state.run_step, "stage": number, **r} for r in records])
     save_stage(engine, folder, state, world)
     return True
@@ -146,7 +145,8 @@ def read_sources(config: Config, split: str, tasks: Sequence[str]) -> dict[str, 
     manifest = read_manifest(corpus)
     tokenizer = Tokenizer.from_file(str(corpus / "tokenizer.json"))
     if fingerprint(tokenizer) != manifest["tokenizer"]["fingerprint"]:
-        raise ValueError(f"{corpus / 'tokenizer.json'} is not the tokenizer that {corpus} was built with. Build it anew.")
+        path = corpus / "tokenizer.json"
+        raise ValueError(f"{path} is not the tokenizer that {corpus} was built with. Build the corpus anew.")
     words, settings = vocabulary(tokenizer), config.corpus.settings()
     return {task: Source(task, Instances(corpus, split, task), settings, words, config.seed) for task in tasks}
 
@@ -157,7 +157,7 @@ def evaluate(config: Config, report: Report) -> None:
     plan = stages_of(config)
     done = [number for number in range(1, len(plan) + 1) if finished(config, number)]
     if not done:
-        raise ValueError(f"{config.folder()} holds no finished stage. Train one first: {command(1, None)}")
+        raise ValueError(f"{config.folder()} holds no finished stage. Train one first: cumul train CONFIG")
     for number in done:
         model, tasks, state = load_finished(config, number)
         sources = read_sources(config, "validation", tasks)
@@ -179,7 +179,7 @@ def load_finished(config: Config, number: int) -> tuple[Model, list[str], dict]:
 
 
 def load_stage(model: Model, folder: Path) -> list[str]:
-    """Copy a finished stage's weights into the model; returns what is new in the model. Raises ValueError on mismatch."""
+    """Copy a finished stage's weights into the model and return what is new in it. Raises ValueError on mismatch."""
     tensors = load_file(folder / "model.safetensors")
     place = dict(model.named_parameters())
     for name, tensor in tensors.items():
@@ -195,7 +195,7 @@ def load_stage(model: Model, folder: Path) -> list[str]:
 
 def summary(names: Sequence[str]) -> str:
     """Parameter names, one entry per module and task."""
-    short = {}
+    short: dict[str, None] = {}
     for name in names:
         parts = name.split(".")
         if parts[0] == "heads":
@@ -253,7 +253,7 @@ def stop_signals() -> Iterator:
     def ask(number: int, _frame) -> None:
         nonlocal asked
         asked = True
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

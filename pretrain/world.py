@@ -66,7 +66,7 @@ def join() -> World:
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    group = dist.new_group(backend="gloo") if gpu else dist.group.WORLD
+    group = dist.new_group(backend="gloo")
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
     return World(dist.get_rank(), dist.get_world_size(), device, group)
 

@@ -5,12 +5,13 @@ is computed as if it were alone. Measured on CPU at length 128, the block mask c
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import from_numpy as tensor
 
 from pretrain.data.feed import order
 from pretrain.tasks import TASKS
@@ -45,17 +46,21 @@ class Batch:
     targets: dict[str, tuple[torch.Tensor, torch.Tensor]]
     """Per task: flat positions into rows × width, and labels."""
     num_tokens: int
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int]
+    """Per task: number of targets, known without asking the device."""
 
     def to(self, device: torch.device) -> "Batch":
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(device, non_blocking=True)
 
-        targets = {task: (move(where), move(labels)) for task, (where, labels) in self.targets.items()}
-        return Batch(
-            self.task, move(self.ids), move(self.types), move(self.positions), move(self.owner), targets,
-            self.num_tokens, self.counts,
-        )  # fmt: skip
+        return replace(
+            self,
+            ids=move(self.ids),
+            types=move(self.types),
+            positions=move(self.positions),
+            owner=move(self.owner),
+            targets={task: (move(where), move(labels)) for task, (where, labels) in self.targets.items()},
+        )
 
 
 def address(*parts: object) -> np.random.Generator:
@@ -130,11 +135,14 @@ def pack(task: str, examples: Sequence[Example], width: int) -> Batch:
     for name in examples[0].targets:
         where = [example.targets[name].positions + start[number] for number, example in enumerate(examples)]
         labels = [example.targets[name].labels for example in examples]
-        targets[name] = torch.from_numpy(np.concatenate(where)), torch.from_numpy(np.concatenate(labels).astype(np.int64))
+        targets[name] = tensor(np.concatenate(where)), tensor(np.concatenate(labels).astype(np.int64))
     return Batch(
-        task,
-        *(torch.from_numpy(array) for array in (ids, types, positions, owner)),
-        targets,
-        sum(len(example.ids) for example in examples),
-        {name: len(labels) for name, (_, labels) in targets.items()},
+        task=task,
+        ids=tensor(ids),
+        types=tensor(types),
+        positions=tensor(positions),
+        owner=tensor(owner),
+        targets=targets,
+        num_tokens=sum(len(example.ids) for example in examples),
+        counts={name: len(labels) for name, (_, labels) in targets.items()},
     )

@@ -8,8 +8,8 @@ ROUNDS = 4
 def order(position: int, size: int, seed: int, task: str) -> tuple[int, int]:
     """(epoch, instance) at a position: every epoch is a new permutation of all instances.
 
-    A Feistel network over the least even number of bits that holds `size`, walked until it lands inside: any position is
-    found in constant time and no permutation is ever stored, so a resume seeks instead of replaying.
+    A Feistel network over the least even number of bits that holds `size`, walked until it lands inside: any position
+    is found in constant time and no permutation is ever stored, so a resume seeks instead of replaying.
     """
     epoch, index = divmod(position, size)
     half = max(1, ((size - 1).bit_length() + 1) // 2)

@@ -6,6 +6,7 @@ The encoder is transformers' `ErnieModel`: BERT plus an embedding of the task, a
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -49,13 +50,15 @@ def ernie_config(ours: ModelConfig, prior: Prior | None, vocab_size: int, length
 class TaskEmbeddings(nn.Module):
     """Task-type embeddings, one parameter per task; a task that is not trained yet has the starting row."""
 
+    start: Tensor
+
     def __init__(self, start: Tensor, tasks: Sequence[str]):
         super().__init__()
         self.register_buffer("start", start, persistent=False)
         self.rows = nn.ParameterDict({task: nn.Parameter(start.clone()) for task in tasks})
 
     def table(self) -> Tensor:
-        return torch.stack([self.rows[task] if task in self.rows else self.start for task in TASK_IDS])
+        return torch.stack([self.rows.get(task, self.start) for task in TASK_IDS])
 
     def forward(self, task_type_ids: Tensor) -> Tensor:
         return functional.embedding(task_type_ids, self.table())
@@ -84,8 +87,7 @@ class Model(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.encoder = ErnieModel(config)
-        start = torch.zeros(config.hidden_size)
-        self.encoder.embeddings.task_type_embeddings = TaskEmbeddings(start, list(labels))
+        self.encoder.embeddings.task_type_embeddings = TaskEmbeddings(torch.zeros(config.hidden_size), list(labels))  # type: ignore[assignment]
         self.heads = nn.ModuleDict()
         for task, classes in labels.items():
             with torch.random.fork_rng():
@@ -111,8 +113,14 @@ class Model(nn.Module):
         if TASKS[task].head is Head.MASKED_LM:
             return head(hidden, self.encoder.embeddings.word_embeddings.weight)
         if TASKS[task].head is Head.SEQUENCE:
-            hidden = self.encoder.pooler.activation(self.encoder.pooler.dense(hidden))
+            pooler = self.encoder.pooler
+            assert pooler is not None
+            hidden = pooler.activation(pooler.dense(hidden))
         return head(self.dropout(hidden))
+
+    @property
+    def task_embeddings(self) -> TaskEmbeddings:
+        return cast(TaskEmbeddings, self.encoder.embeddings.task_type_embeddings)
 
 
 def build_head(task: str, classes: Sequence[str] | None, config: ErnieConfig) -> nn.Module:
@@ -148,7 +156,7 @@ def load_prior(model: Model, prior: Prior) -> tuple[list[str], list[str]]:
     types = "encoder.embeddings.token_type_embeddings.weight"
     if types in tensors:
         tensors[types] = fit_types(tensors[types], model.config.type_vocab_size)
-    tasks = model.encoder.embeddings.task_type_embeddings
+    tasks = model.task_embeddings
     known = tensors.pop("encoder.embeddings.task_type_embeddings.weight", None)
     if known is not None:
         tasks.start.copy_(known[0])
@@ -165,4 +173,6 @@ def load_prior(model: Model, prior: Prior) -> tuple[list[str], list[str]]:
                 f"{tuple(place[name].shape)}. The checkpoint and its configuration do not belong together."
             )
         place[name].data.copy_(tensors[name])
-    return sorted(place.keys() - tensors.keys()), sorted(tensors.keys() - place.keys() - {"encoder.embeddings.position_ids"})
+    new = place.keys() - tensors.keys()
+    unused = tensors.keys() - place.keys() - {"encoder.embeddings.position_ids"}
+    return sorted(new), sorted(unused)

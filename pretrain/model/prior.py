@@ -78,7 +78,7 @@ def download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model.prior={name} is neither a local directory nor reachable on the hub: {reason}") from None
+        raise ValueError(f"model.prior={name} is no local directory, nor reachable on the hub: {reason}") from None
 
 
 def fit_types(table: torch.Tensor, rows: int) -> torch.Tensor:

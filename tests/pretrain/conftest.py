@@ -1,6 +1,7 @@
 """A corpus written by hand, small enough to train on in seconds: real shards, no reader, no tokenizer training."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,18 @@ from corpus_tools.tokenizer import fingerprint
 from pretrain.config import Config
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import (
-    BASIC, CAPITALISED, CASED, RECURRENCE_KNOWN, RECURS, UNIT_START, WORD_START, Instance, Run, Settings, Tokens,
-)  # fmt: skip
+    BASIC,
+    CAPITALISED,
+    CASED,
+    RECURRENCE_KNOWN,
+    RECURS,
+    UNIT_START,
+    WORD_START,
+    Instance,
+    Run,
+    Settings,
+    Tokens,
+)
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [f"w{n}" for n in range(95)]
@@ -53,10 +64,12 @@ def write_corpus(folder: Path, settings: Settings, documents: int = 40) -> None:
             "sentence_reordering": [Instance(tuple(document[:6])) for document in runs],
             "sentence_distance": [
                 pair
-                for a, b in zip(runs, runs[1:], strict=False)
+                for a, b in pairwise(runs)
                 for pair in (
-                    Instance((a[0], a[1]), 0), Instance((a[0], a[7]), 1), Instance((a[0], b[1]), 2)
-                )  # fmt: skip
+                    Instance((a[0], a[1]), 0),
+                    Instance((a[0], a[7]), 1),
+                    Instance((a[0], b[1]), 2),
+                )
             ],
         }
         write_shard(folder / split / "00000.safetensors", Tokens(ids, annotations), instances, {})

@@ -1,7 +1,6 @@
 """What DeepSpeed is asked to promise: the same run on any number of ranks, micro-batches and ZeRO stages."""
 
 import pytest
-
 from ranks import run_ranks
 
 TASKS = ["knowledge_masking", "capitalization", "sentence_distance"]
@@ -68,8 +67,6 @@ def test_an_idle_head_does_not_move_by_one_bit(tiny, tmp_path, size, zero_stage)
 def test_moments_are_carried_by_name_over_ranks_and_zero_stages(tiny, tmp_path, size, zero_stage):
     _, (source, *_) = train(tiny, tmp_path, 1, known=TASKS[:1], steps={"knowledge_masking": 2})
     kept = next(tmp_path.glob("1-*/moments-1-0.pt"))
-    _, (run, *_) = train(
-        tiny, tmp_path, size, steps={"knowledge_masking": 0}, moments_from=kept, zero_stage=zero_stage
-    )
+    _, (run, *_) = train(tiny, tmp_path, size, steps={"knowledge_masking": 0}, moments_from=kept, zero_stage=zero_stage)
     assert run["moments"] == pytest.approx(source["moments"])
     assert run["updates"] == source["updates"]

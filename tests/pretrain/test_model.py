@@ -28,7 +28,8 @@ def bert_checkpoint(folder, model_class=BertForPreTraining):
 
 def adopt(folder, labels=None):
     prior = read_prior(str(folder))
-    model = Model(ernie_config(ModelConfig(dropout=0, attention_dropout=0), prior, 0, 0, 4), labels or {"knowledge_masking": None}, seed=0).eval()
+    shape = ernie_config(ModelConfig(dropout=0, attention_dropout=0), prior, 0, 0, 4)
+    model = Model(shape, labels or {"knowledge_masking": None}, seed=0).eval()
     return model, load_prior(model, prior)
 
 

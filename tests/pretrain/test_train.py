@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from transformers import AutoModel, AutoTokenizer, ErnieForMaskedLM
 from pretrain.config import Config
 from pretrain.export import export
 from pretrain.report import Report
-from pretrain.run import claim_folder, resume_step, stage_folder, stages_of
+from pretrain.run import Typed, claim_folder, resume_step, stage_folder, stages_of
 from pretrain.train import evaluate, load_finished, train
+
+TYPED = Typed(Path("tiny.yaml"))
 
 
 def changed(config: Config, **sections) -> Config:
@@ -26,7 +29,7 @@ def changed(config: Config, **sections) -> Config:
 
 def run(config, stages=None):
     with Report(config, resume_step=resume_step(config)) as report:
-        train(config, stages, report)
+        train(config, stages, report, TYPED)
 
 
 def weights(config, stage):
@@ -47,7 +50,7 @@ def test_stages_build_on_each_other_and_export_loads_in_transformers(tiny):
     assert evaluations == {(1, task) for task in word} | {(2, task) for task in tiny.tasks}
 
     folder = export(tiny)
-    model, tasks, _ = load_finished(tiny, 2)
+    model, _, _ = load_finished(tiny, 2)
     model.eval()
     ids = torch.randint(5, 100, (2, 12))
     task_ids = torch.full_like(ids, 3)
@@ -82,13 +85,17 @@ def test_finished_stages_are_not_trained_again(tiny):
 
 
 def test_a_stage_without_its_predecessor_names_the_command(tiny):
-    with Report(tiny) as report, pytest.raises(ValueError, match="make stage1 CONFIG=mine.yaml"):
-        train(tiny, [2], report, path="mine.yaml")
+    with Report(tiny) as report, pytest.raises(ValueError, match=r"make stage1 CONFIG=mine\.yaml ARGS=seed=0"):
+        train(tiny, [2], report, Typed(Path("mine.yaml"), ["seed=0"]))
 
 
 @pytest.mark.parametrize(
     ("sections", "named"),
-    [({"train": {"lr": 5e-4}}, "train.lr"), ({"seed": 3}, "seed"), ({"schedule": {"steps_per_task": 7}}, "steps_per_task")],
+    [
+        ({"train": {"lr": 5e-4}}, "train.lr"),
+        ({"seed": 3}, "seed"),
+        ({"schedule": {"steps_per_task": 7}}, "steps_per_task"),
+    ],
 )
 def test_a_changed_setting_is_not_mixed_into_a_run(tiny, sections, named):
     run(tiny, [1])
@@ -116,7 +123,7 @@ def test_an_interrupted_stage_goes_on_where_it_stopped(tiny):
 
     for _ in range(2):
         with Interrupting(broken, resume_step=resume_step(broken)) as report:
-            train(broken, None, report)
+            train(broken, None, report, TYPED)
     assert resume_step(broken) == 15
     run(broken)
     assert same(weights(whole, 2), weights(broken, 2))
@@ -157,7 +164,7 @@ def test_another_tokenizer_is_refused(tiny):
     path = tiny.corpus.folder() / "tokenizer.json"
     path.write_text(path.read_text().replace('"w7"', '"other"'))
     with Report(tiny) as report, pytest.raises(ValueError, match=r"tokenizer\.json is not the tokenizer"):
-        train(tiny, [1], report)
+        train(tiny, [1], report, TYPED)
 
 
 def test_a_vocabulary_larger_than_the_models_is_refused(tiny, tmp_path):
@@ -168,8 +175,8 @@ def test_a_vocabulary_larger_than_the_models_is_refused(tiny, tmp_path):
         )
     ).save_pretrained(export_folder)
     config = changed(tiny, model={"prior": str(export_folder), "layers": 1})
-    with Report(config) as report, pytest.raises(ValueError, match="100 entries.*50"):
-        train(config, [1], report)
+    with Report(config) as report, pytest.raises(ValueError, match=r"100 entries.*50"):
+        train(config, [1], report, TYPED)
 
 
 def test_a_size_that_contradicts_the_prior_is_refused(tiny, tmp_path):
@@ -181,4 +188,4 @@ def test_a_size_that_contradicts_the_prior_is_refused(tiny, tmp_path):
     ).save_pretrained(folder)
     config = Config.model_validate({**tiny.model_dump(), "model": {"prior": str(folder), "layers": 12}})
     with Report(config) as report, pytest.raises(ValueError, match=r"model.layers=12.*has 1"):
-        train(config, [1], report)
+        train(config, [1], report, TYPED)
