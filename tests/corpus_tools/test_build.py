@@ -247,6 +247,16 @@ def test_every_document_is_used_or_refused_with_a_reason(folder, capsys):
     assert "23 in = 20 used + 3 refused (duplicate id: 1" in capsys.readouterr().err
 
 
+def test_a_shard_may_lose_all_its_documents(folder):
+    records = [{"id": f"short {n}", "text": "Too short. " * 5} for n in range(60)] + [
+        english(f"{n}") for n in range(30)
+    ]
+    config = CorpusConfig(sources=[write_jsonl(folder / "docs.jsonl", records)], **{**SMALL, "shard_mb": 0.001})
+    manifest = build_corpus(config, list(TASKS)[:4], 0, 1)
+    assert manifest["shards"]["train"][0]["documents"] == 0
+    assert manifest["documents"]["used"] == 30 and manifest["documents"]["refused"] == {"fewer than 20 tokens": 60}
+
+
 def test_validation_documents_are_in_no_train_shard(folder):
     records = [{"id": f"{n}", "text": " ".join([f"document{n}"] * 30)} for n in range(40)]
     config = CorpusConfig(sources=[write_jsonl(folder / "docs.jsonl", records)], **SMALL)
