@@ -1,25 +1,16 @@
-"""The task list: its order is the order in which the curriculum introduces tasks."""
+"""The task list: its order is the order in which the curriculum introduces tasks. A module is named after its task."""
 
-from pretrain.tasks import (
-    capitalization,
-    discourse_relation,
-    ir_relevance,
-    knowledge_masking,
-    sentence_distance,
-    sentence_reordering,
-    token_document,
-)
+from importlib import import_module
+
 from pretrain.tasks.spec import TaskSpec
 
-TASKS: dict[str, TaskSpec] = {
-    module.SPEC.name: module.SPEC
-    for module in (
-        knowledge_masking,
-        capitalization,
-        token_document,
-        sentence_reordering,
-        sentence_distance,
-        discourse_relation,
-        ir_relevance,
-    )
-}
+NAMES = (
+    "knowledge_masking",
+    "capitalization",
+    "token_document",
+    "sentence_reordering",
+    "sentence_distance",
+    "discourse_relation",
+    "ir_relevance",
+)
+TASKS: dict[str, TaskSpec] = {name: import_module(f"pretrain.tasks.{name}").SPEC for name in NAMES}
