@@ -100,16 +100,17 @@ def train(
     from pretrain.run import Typed, claim_folder, finished, wanted_stages
 
     settings = load_config(config, overrides or ())
-    wanted = wanted_stages(settings, stage, Typed(config, overrides or ()))
+    typed = Typed(config, overrides or [], stage or [], processes)
+    wanted = wanted_stages(settings, stage, typed)
     port = ranks.free_port(master_port)
     claim_folder(settings)
     ensure_corpus(settings.corpus, settings.tasks, settings.seed)
     if all(finished(settings, number) for number in wanted):
         typer.echo(f"nothing left to train: stages {', '.join(map(str, wanted))} are finished")
     elif processes == 1:
-        ranks.train_here(config, overrides or [], stage or [], port)
+        ranks.train_here(typed, port)
     else:
-        status = ranks.train_together(config, overrides or [], stage or [], processes, port)
+        status = ranks.train_together(typed, port)
         if status:
             raise typer.Exit(status)
     typer.echo(f"run: {settings.folder()}")
@@ -123,8 +124,10 @@ def evaluate(config: ConfigPath, overrides: Overrides = None) -> None:
     from launch import ranks
     from pretrain.config import load_config
     from pretrain.report import Report
+    from pretrain.run import last_finished
 
     settings = load_config(config, overrides or ())
+    last_finished(settings)
     ranks.settle_accelerator()
     from pretrain.train import evaluate
 

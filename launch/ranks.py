@@ -10,13 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from contextlib import suppress
+
+from pretrain.run import Typed
 
 WORKER = "launch.worker"
 
 
-def train_here(path: Path, overrides: Sequence[str], stages: Sequence[int], port: int) -> None:
+def train_here(typed: Typed, port: int) -> None:
     """Be the only rank."""
     os.environ |= {
         "RANK": "0",
@@ -28,19 +29,19 @@ def train_here(path: Path, overrides: Sequence[str], stages: Sequence[int], port
     settle_accelerator()
     from launch.worker import work
 
-    work(path, overrides, stages)
+    work(typed)
 
 
-def train_together(path: Path, overrides: Sequence[str], stages: Sequence[int], processes: int, port: int) -> int:
+def train_together(typed: Typed, port: int) -> int:
     """Start the ranks, wait for them, and return their exit status."""
     settle_accelerator()
     environment = dict(os.environ)
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // typed.processes)))
     launcher = subprocess.Popen(
         [
-            *(sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", "--num_gpus", str(processes)),
+            *(sys.executable, "-m", "deepspeed.launcher.runner", "--quiet", *devices(typed.processes)),
             *("--master_port", str(port), "--no_local_rank", "--module", WORKER),
-            *(str(path), *overrides, *(f"--stage={stage}" for stage in stages)),
+            *(str(typed.path), *typed.overrides, *(f"--stage={stage}" for stage in typed.stages)),
         ],
         env=environment,
         start_new_session=True,
@@ -66,12 +67,34 @@ def train_together(path: Path, overrides: Sequence[str], stages: Sequence[int], 
     return status if status >= 0 else 128 - status
 
 
+def devices(processes: int) -> list[str]:
+    """The launcher's options for that many ranks here. Raises ValueError where there are too few GPUs for them.
+
+    Given a number, the launcher would forget CUDA_VISIBLE_DEVICES; without one it takes all that are visible.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return ["--num_gpus", str(processes)]
+    if processes > torch.cuda.device_count():
+        raise ValueError(f"--processes {processes}: only {torch.cuda.device_count()} GPUs are visible here.")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return ["--num_gpus", str(processes)]
+    return ["--include", "localhost:" + ",".join(visible.split(",")[:processes])]
+
+
 def ranks_under(launcher: int) -> list[int]:
     """Process ids of the ranks that a launcher has started."""
     import psutil
 
     below = psutil.Process(launcher).children(recursive=True)
-    return [process.pid for process in below if process.cmdline()[2:4] == ["-m", WORKER]]
+    found = []
+    for process in below:
+        with suppress(psutil.NoSuchProcess):
+            if process.cmdline()[2:4] == ["-m", WORKER]:
+                found.append(process.pid)
+    return found
 
 
 def settle_accelerator() -> None:

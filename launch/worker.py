@@ -5,22 +5,22 @@ The corpus must be there: `cumul train` sees to it before it starts any rank.
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from launch.cli import run
 from pretrain.config import load_config
+from pretrain.run import Typed
 
 
-def work(path: Path, overrides: Sequence[str], stages: Sequence[int]) -> None:
+def work(typed: Typed) -> None:
     """Train as the rank that the environment says (RANK, WORLD_SIZE, …)."""
     from pretrain.report import Report
-    from pretrain.run import Typed, resume_step
+    from pretrain.run import resume_step
     from pretrain.train import train
 
-    config = load_config(path, overrides)
+    config = load_config(typed.path, typed.overrides)
     with Report(config, resume_step(config), main=os.environ["RANK"] == "0") as report:
-        train(config, stages or None, report, Typed(path, overrides))
+        train(config, typed.stages or None, report, typed)
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--stage", type=int, action="append", default=[])
     given = parser.parse_args()
-    work(given.config, given.overrides, given.stage)
+    work(Typed(given.config, given.overrides, given.stage, int(os.environ["WORLD_SIZE"])))
 
 
 if __name__ == "__main__":

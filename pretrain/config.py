@@ -66,7 +66,8 @@ class TrainConfig(Section):
     """Largest global gradient norm; 0 switches clipping off."""
     moments: Literal["carry", "reset"] = "carry"
     """The optimizer's moments at the border of two stages: carried by parameter name, or reset."""
-    zero_stage: int = Field(0, ge=0, le=3)
+    zero_stage: int = Field(0, ge=0, le=2)
+    """DeepSpeed's ZeRO: 1 shares the moments among the ranks, 2 the gradients too."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on GPU, fp32 on CPU."""
     checkpoint_every: int = Field(1_000, ge=1)
@@ -114,6 +115,11 @@ class Config(Section):
                     f"task {name} needs an uncased tokenizer, else the input shows the label. "
                     "Set corpus.lowercase=true, or drop the task."
                 )
+        if self.model.prior is not None and self.corpus.tokenizer == "train":
+            raise ValueError(
+                f"model.prior={self.model.prior} knows the ids of its own tokenizer, not those of a trained one. "
+                f"Set corpus.tokenizer={self.model.prior}."
+            )
         for name in self.train.companions:
             if TASKS[one_of(name, TASKS, "task")].target is None:
                 raise ValueError(
@@ -199,5 +205,11 @@ def refuse_unknown(tree: Mapping[str, Any], model: type[BaseModel], where: str) 
             refuse_unknown(value, kind, f"{where}{key}.")
 
 
+def resolved(config: Config) -> dict[str, Any]:
+    """Every setting, as plain data. Sizes that prior weights decide are left out."""
+    sizes = {"layers", "hidden", "heads", "intermediate", "activation"}
+    return config.model_dump(mode="json", exclude={"model": sizes} if config.model.prior is not None else None)
+
+
 def dump_config(config: Config) -> str:
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True)

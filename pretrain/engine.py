@@ -16,6 +16,10 @@ from pretrain.world import World
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+def in_bf16(config: TrainConfig, gpu: bool) -> bool:
+    return config.precision == "bf16" or (config.precision == "auto" and gpu)
+
+
 def deepspeed_config(config: TrainConfig, world_size: int, gpu: bool) -> dict[str, Any]:
     """DeepSpeed's JSON. We own accumulation: a step may have any number of micro-batches, the boundary is `step()`."""
     if config.batch_size % world_size:
@@ -23,7 +27,6 @@ def deepspeed_config(config: TrainConfig, world_size: int, gpu: bool) -> dict[st
             f"train.batch_size={config.batch_size} cannot be shared by {world_size} ranks equally. "
             f"Choose a multiple of {world_size}."
         )
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and gpu)
     micro = min(config.micro_batch_size, config.batch_size // world_size)
     return {
         "train_micro_batch_size_per_gpu": micro,
@@ -31,7 +34,8 @@ def deepspeed_config(config: TrainConfig, world_size: int, gpu: bool) -> dict[st
         "managed_gradient_accumulation": False,
         "gradient_clipping": config.clip,
         "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
-        "torch_autocast": {"enabled": bf16, "dtype": "bfloat16"},
+        # gradients stay in fp32 between ranks: no module is declared safe in bf16 there
+        "torch_autocast": {"enabled": in_bf16(config, gpu), "dtype": "bfloat16", "lower_precision_safe_modules": []},
         "steps_per_print": 10**12,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from pretrain.config import TrainConfig
 from pretrain.data.batch import Source, pack
+from pretrain.engine import in_bf16
 from pretrain.tasks import TASKS
 from pretrain.world import World
 
@@ -17,12 +19,14 @@ FROZEN = "validation"
 
 @torch.no_grad()
 def evaluate(
-    model: torch.nn.Module, sources: Mapping[str, Source], limit: int, micro_batch: int, world: World
+    model: torch.nn.Module, sources: Mapping[str, Source], limit: int, config: TrainConfig, world: World
 ) -> list[dict]:
     """One record per task, over `limit` instances spread evenly over its shards. Collective."""
     was_training = model.training
     model.eval()
-    records = [evaluate_task(model, source, limit, micro_batch, world) for source in sources.values()]
+    with torch.autocast(world.device.type, torch.bfloat16, enabled=in_bf16(config, world.device.type == "cuda")):
+        micro_batch = config.micro_batch_size
+        records = [evaluate_task(model, source, limit, micro_batch, world) for source in sources.values()]
     model.train(was_training)
     return records
 

@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
@@ -18,18 +17,15 @@ from transformers import PreTrainedTokenizerFast
 from corpus_tools.shards import read_manifest
 from pretrain.config import Config
 from pretrain.model.model import MASKED_LM_NAMES, TASK_IDS, Model
-from pretrain.run import finished, stages_of
+from pretrain.run import last_finished, stages_of
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Head
-from pretrain.train import load_finished
+from pretrain.train import load_finished, write_tensors
 
 
 def export(config: Config) -> Path:
     """Write runs/<name>/export/ and return it. Raises ValueError where no stage is finished."""
-    done = [number for number in range(1, len(stages_of(config)) + 1) if finished(config, number)]
-    if not done:
-        raise ValueError(f"{config.folder()} holds no finished stage. Train one first: cumul train CONFIG")
-    model, tasks, state = load_finished(config, done[-1])
+    model, tasks, state = load_finished(config, last_finished(config))
     folder = config.folder() / "export"
     aside = config.folder() / "export.part"
     shutil.rmtree(aside, ignore_errors=True)
@@ -37,7 +33,7 @@ def export(config: Config) -> Path:
     masked = [task for task in tasks if TASKS[task].head is Head.MASKED_LM]
     model.config.architectures = ["ErnieForMaskedLM" if masked else "ErnieModel"]
     model.config.save_pretrained(aside)
-    save_file(hugging_face_names(model, masked), aside / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(aside / "model.safetensors", hugging_face_names(model, masked))
     heads = {
         f"{task}.{name}": parameter.detach().contiguous()
         for task in tasks
@@ -45,7 +41,7 @@ def export(config: Config) -> Path:
         for name, parameter in model.heads[task].named_parameters()
     }
     if heads:
-        save_file(heads, aside / "task_heads.safetensors", metadata={"format": "pt"})
+        write_tensors(aside / "task_heads.safetensors", heads)
     manifest = read_manifest(config.corpus.folder())
     (aside / "tasks.json").write_text(
         json.dumps(

@@ -1,7 +1,7 @@
-"""The training loop. Everything it needs arrives built; `pretrain.run` assembles it."""
+"""The training loop. Everything it needs arrives built; `pretrain.train` assembles it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -28,8 +28,6 @@ class State:
     """Real tokens seen in the run, padding not counted."""
     positions: dict[str, int] = field(default_factory=dict)
     """Per task: instances consumed by all ranks together."""
-
-    as_dict = asdict
 
 
 class StepResult(NamedTuple):
@@ -94,17 +92,17 @@ def optimizer_step(engine, batches: Sequence[Batch], rate: float, world: World, 
     local = [sum(batch.counts[task] for batch in batches) for task in tasks]
     tokens, slots = sum(batch.num_tokens for batch in batches), sum(batch.ids.numel() for batch in batches)
     *counts, tokens, slots, stops = map(int, world.sum([*local, tokens, slots, stop]))
-    targets = {task: count for task, count in zip(tasks, counts, strict=True) if count}
-    losses = {task: torch.zeros((), device=world.device) for task in targets}
+    targets = dict(zip(tasks, counts, strict=True))
+    losses = {task: torch.zeros((), device=world.device) for task in tasks}
     for batch in batches:
         logits = engine(batch)
         total = torch.zeros((), device=world.device)
         for task, count in targets.items():
             loss = functional.cross_entropy(logits[task].float(), batch.targets[task][1], reduction="sum")
             losses[task] += loss.detach()
-            total = total + loss * (world.size / count)
+            total = total + loss * (world.size / max(count, 1))  # no target: a loss of zero, and a group at rest
         engine.backward(total)
-    trained = awake(batches[0].task, set(targets))
+    trained = awake(batches[0].task, {task for task, count in targets.items() if count})
     for group in engine.optimizer.param_groups:
         group["lr"], group["idle"] = rate, group["name"] not in trained
     engine.step()

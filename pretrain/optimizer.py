@@ -60,4 +60,4 @@ def learning_rate(step: int, num_steps: int, peak: float, warmup: int, decay: st
         return peak * step / warmup
     if decay == "noam":
         return peak * (max(warmup, 1) / step) ** 0.5
-    return peak * (num_steps - step + 1) / (num_steps - min(warmup, num_steps - 1))
+    return peak * (num_steps - step + 1) / (num_steps - max(warmup, 1) + 1)

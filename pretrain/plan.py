@@ -96,14 +96,14 @@ def operations(sizes: Sizes, tokens: int, length: int, predicted: float = 0) -> 
 def memory(sizes: Sizes, total: int, zero: int, ranks: int, sequences: int, length: int, masked: float) -> Memory:
     """Per rank, with `total` parameters, under a ZeRO stage; `masked` is the share of tokens that masked LM predicts.
 
-    ZeRO 1 shares moments, and adds each rank's share of a second copy of the weights; 2 shares gradients, 3 weights.
+    ZeRO 1 shares moments, and adds each rank's share of a second copy of the weights; 2 shares gradients too.
     """
     number = 4
     tokens = sequences * length
     layer = 17 * tokens * sizes.hidden + 2.5 * sizes.heads * length * tokens
     logits = 2 * masked * tokens * sizes.vocabulary
     return Memory(
-        weights=number * (total / (ranks if zero == 3 else 1) + (total / ranks if zero else 0)),
+        weights=number * (total + (total / ranks if zero else 0)),
         gradients=number * total / (ranks if zero >= 2 else 1),
         moments=2 * number * total / (ranks if zero else 1),
         activations=number * (sizes.layers * layer + logits),
@@ -231,7 +231,7 @@ def memory_table(config: Config, sizes: Sizes, total: int, ranks: int) -> Table:
         table.add_column(name, justify="right" if name else "left")
     sequences = min(config.train.micro_batch_size, -(-config.train.batch_size // ranks))
     length, masked = config.corpus.max_length, config.corpus.mask_share
-    for zero in range(4):
+    for zero in range(3):
         parts = memory(sizes, total, zero, ranks, sequences, length, masked)
         chosen = zero == config.train.zero_stage
         name = f"ZeRO {zero}" + ("  ◂ train.zero_stage" if chosen else "")

@@ -9,18 +9,22 @@ runs/<name>/export/                the Hugging Face checkpoint
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from corpus_tools.shards import aside
-from pretrain.config import Config, dump_config
+from pretrain.config import Config, dump_config, resolved
 from pretrain.schedule import SCHEDULES, Stage
 
-REPORT_ONLY = {"log.every", "log.wandb", "log.project", "train.checkpoint_every"}
-"""Settings that decide nothing of what is trained: they may change in the middle of a run."""
+FREE = {
+    "log.every", "log.wandb", "log.project", "train.checkpoint_every", "train.micro_batch_size", "evaluate.instances",
+}  # fmt: skip
+"""Settings that decide nothing of what is learnt: they may change in the middle of a run."""
 
 
 class Typed(NamedTuple):
@@ -28,13 +32,21 @@ class Typed(NamedTuple):
 
     path: Path
     overrides: Sequence[str] = ()
+    stages: Sequence[int] = ()
+    processes: int = 1
 
-    def command(self, stage: int) -> str:
+    def again(self) -> str:
+        options = [f"--stage={stage}" for stage in self.stages]
+        if self.processes > 1:
+            options.append(f"--processes={self.processes}")
+        return shlex.join(["cumul", "train", str(self.path), *self.overrides, *options])
+
+    def stage(self, number: int) -> str:
         """Trains one stage; the Makefile knows the first three."""
+        if number > 3:
+            return self._replace(stages=[number]).again()
         settings = shlex.join(self.overrides)
-        if stage <= 3:
-            return f"make stage{stage} CONFIG={self.path}" + (f" ARGS={shlex.quote(settings)}" if settings else "")
-        return f"cumul train {self.path} {settings + ' ' if settings else ''}--stage {stage}"
+        return f"make stage{number} CONFIG={self.path}" + (f" ARGS={shlex.quote(settings)}" if settings else "")
 
 
 def stages_of(config: Config) -> list[Stage]:
@@ -53,25 +65,31 @@ def resume_step(config: Config) -> int:
     """Steps of the run that are safe on disk."""
     steps = [0]
     for state in config.folder().glob("stage*/state.json"):
-        steps.append(json.loads(state.read_text())["run_step"])
+        steps.append(json.loads(state.read_text())["state"]["run_step"])
     for latest in config.folder().glob("stage*/checkpoints/latest.json"):
-        steps.append(json.loads(latest.read_text())["run_step"])
+        steps.append(json.loads(latest.read_text())["state"]["run_step"])
     return max(steps)
+
+
+def refuse_changes(config: Config) -> None:
+    """Raise ValueError where the run folder holds work of another configuration, naming the setting."""
+    folder = config.folder()
+    path = folder / "config.yaml"
+    if not path.exists() or not any(folder.glob("stage*")):
+        return
+    before, now = flatten(yaml.safe_load(path.read_text())), flatten(resolved(config))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and key not in FREE:
+            raise ValueError(
+                f"{key} was {before.get(key)!r} when {folder} was trained and is {now.get(key)!r} now. "
+                f"Set it back, give the run another name=, or delete {folder} to start over."
+            )
 
 
 def claim_folder(config: Config) -> None:
     """Write the resolved configuration into the run folder, refusing to mix it with work of another one."""
-    folder = config.folder()
-    path = folder / "config.yaml"
-    if path.exists() and any(folder.glob("stage*")):
-        before = flatten(yaml.safe_load(path.read_text()))
-        now = flatten(config.model_dump(mode="json"))
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key) and key not in REPORT_ONLY:
-                raise ValueError(
-                    f"{key} was {before.get(key)!r} when {folder} was trained and is {now.get(key)!r} now. "
-                    f"Set it back, give the run another name=, or delete {folder} to start over."
-                )
+    refuse_changes(config)
+    path = config.folder() / "config.yaml"
     with aside(path) as part:
         part.write_text(dump_config(config))
 
@@ -93,6 +111,30 @@ def wanted_stages(config: Config, stages: Sequence[int] | None, typed: Typed) ->
         if number > 1 and number - 1 not in wanted and not finished(config, number - 1):
             raise ValueError(
                 f"stage {number} continues from stage {number - 1}, which {config.folder()} does not hold yet. "
-                f"Train it first: {typed.command(number - 1)}"
+                f"Train it first: {typed.stage(number - 1)}"
             )
     return wanted
+
+
+def last_finished(config: Config) -> int:
+    """The number of the last finished stage. Raises ValueError where there is none."""
+    refuse_changes(config)
+    done = [number for number in range(1, len(stages_of(config)) + 1) if finished(config, number)]
+    if not done:
+        raise ValueError(f"{config.folder()} holds no finished stage. Train one first: cumul train CONFIG")
+    return done[-1]
+
+
+@contextmanager
+def locked(config: Config) -> Iterator[None]:
+    """One training at a time in a run folder; the lock goes with the process, however it ends."""
+    path = config.folder() / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{config.folder()} is being trained by another process. Wait, or choose a name=."
+            ) from None
+        yield

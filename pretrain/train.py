@@ -5,16 +5,18 @@ import logging
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import ErnieConfig
 
-from corpus_tools.shards import Instances, aside, read_manifest
+from corpus_tools.shards import KEPT, Instances, aside, read_manifest
 from corpus_tools.tokenizer import fingerprint, vocabulary
 from pretrain.config import Config
 from pretrain.data.batch import Source
@@ -24,10 +26,11 @@ from pretrain.loop import State, StepResult, train_stage
 from pretrain.model.model import Model, ernie_config, load_prior
 from pretrain.model.prior import Prior, read_prior
 from pretrain.report import Report
-from pretrain.run import Typed, claim_folder, finished, stage_folder, stages_of, wanted_stages
+from pretrain.run import Typed, claim_folder, finished, locked, stage_folder, stages_of, wanted_stages
 from pretrain.world import World, join
 
 KEEP_CHECKPOINTS = 2
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def train(config: Config, stages: Sequence[int] | None, report: Report, typed: Typed) -> None:
@@ -35,15 +38,17 @@ def train(config: Config, stages: Sequence[int] | None, report: Report, typed: T
     wanted = wanted_stages(config, stages, typed)
     world = join()
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    if world.main:
-        claim_folder(config)
-    world.barrier()
-    with stop_signals() as stop_wanted:
+    with locked(config) if world.main else nullcontext(), stop_signals(report) as stop_wanted:
+        if world.main:
+            claim_folder(config)
+        world.barrier()
         for number in wanted:
             if finished(config, number):
                 report.note(f"stage {number} is finished: {stage_folder(config, number)}")
-            elif not train_one(config, number, wanted[-1], report, world, stop_wanted):
-                report.note(f"stopped and saved. To go on: {typed.command(number)}")
+                continue
+            asked = world.sum([stop_wanted()])[0] > 0
+            if asked or not train_one(config, number, wanted[-1], report, world, stop_wanted):
+                report.note(f"stopped and saved. To go on: {typed.again()}")
                 return
 
 
@@ -53,12 +58,13 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
     plan = stages_of(config)
     stage = plan[number - 1]
     known = [task for task in config.tasks if any(task in earlier.steps for earlier in plan[:number])]
+    manifest = read_manifest(config.corpus.folder())
     if number > 1:
         before = stage_folder(config, number - 1)
         model = build_model(config, known, ErnieConfig.from_json_file(before / "config.json"))
         new = load_stage(model, before)
-        past = json.loads((before / "state.json").read_text())
-        state = State(number, 0, past["run_step"], past["tokens"], past["positions"])
+        past = read_state(before, manifest)
+        state = replace(State(**past["state"]), stage=number, step=0)
         report.note(f"stage {number} continues from {before}; new: {summary(new) or 'nothing'}")
     else:
         prior = read_prior(config.model.prior) if config.model.prior is not None else None
@@ -75,9 +81,7 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
     checkpoints = folder / "checkpoints"
     latest = checkpoints / "latest.json"
     if latest.exists():
-        saved = json.loads(latest.read_text())
-        engine.load_checkpoint(str(checkpoints), tag=tag_of(saved["step"]))
-        state = State(**saved)
+        state = load_checkpoint(engine, checkpoints, manifest, config, world)
         report.note(f"stage {number} goes on from step {state.step}")
     sources = read_sources(config, "train", list(stage.steps))
     pace = Pace(config, number, plan, last, state, report, world)
@@ -85,15 +89,15 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
     def after_step(state: State, task: str, rate: float, result: StepResult) -> None:
         pace.step(state, task, rate, result)
         if state.step % config.train.checkpoint_every == 0 and state.step < stage.total and not result.stop:
-            save_checkpoint(engine, checkpoints, state, world)
+            save_checkpoint(engine, checkpoints, state, manifest, world)
 
     if not train_stage(engine, stage, sources, state, config.train, config.seed, world, after_step, stop_wanted):
-        save_checkpoint(engine, checkpoints, state, world)
+        save_checkpoint(engine, checkpoints, state, manifest, world)
         return False
     held_out = read_sources(config, "validation", known)
-    records = evaluate_tasks(engine, held_out, config.evaluate.instances, config.train.micro_batch_size, world)
+    records = evaluate_tasks(engine, held_out, config.evaluate.instances, config.train, world)
     report.evaluation([{"kind": "evaluation", "run_step": state.run_step, "stage": number, **r} for r in records])
-    save_stage(engine, folder, state, world)
+    save_stage(engine, folder, state, manifest, world)
     return True
 
 
@@ -155,15 +159,10 @@ def evaluate(config: Config, report: Report) -> None:
     """Evaluate every finished stage again, from its weights."""
     world = join()
     plan = stages_of(config)
-    done = [number for number in range(1, len(plan) + 1) if finished(config, number)]
-    if not done:
-        raise ValueError(f"{config.folder()} holds no finished stage. Train one first: cumul train CONFIG")
-    for number in done:
+    for number in (number for number in range(1, len(plan) + 1) if finished(config, number)):
         model, tasks, state = load_finished(config, number)
         sources = read_sources(config, "validation", tasks)
-        records = evaluate_tasks(
-            model.to(world.device), sources, config.evaluate.instances, config.train.micro_batch_size, world
-        )
+        records = evaluate_tasks(model.to(world.device), sources, config.evaluate.instances, config.train, world)
         at = {"kind": "evaluation", "run_step": state["run_step"], "stage": number}
         report.evaluation([{**at, **record} for record in records])
 
@@ -175,13 +174,13 @@ def load_finished(config: Config, number: int) -> tuple[Model, list[str], dict]:
     folder = stage_folder(config, number)
     model = build_model(config, tasks, ErnieConfig.from_json_file(folder / "config.json"))
     load_stage(model, folder)
-    return model, tasks, json.loads((folder / "state.json").read_text())
+    return model, tasks, read_state(folder, read_manifest(config.corpus.folder()))["state"]
 
 
 def load_stage(model: Model, folder: Path) -> list[str]:
     """Copy a finished stage's weights into the model and return what is new in it. Raises ValueError on mismatch."""
     tensors = load_file(folder / "model.safetensors")
-    place = dict(model.named_parameters())
+    place = model.state_dict()
     for name, tensor in tensors.items():
         if name not in place or place[name].shape != tensor.shape:
             ours = tuple(place[name].shape) if name in place else "no such parameter"
@@ -189,8 +188,12 @@ def load_stage(model: Model, folder: Path) -> list[str]:
                 f"{folder / 'model.safetensors'}: {name} has shape {tuple(tensor.shape)}, the model {ours}. "
                 "It was trained with another configuration."
             )
-        place[name].data.copy_(tensor)
-    return sorted(place.keys() - tensors.keys())
+        place[name].copy_(tensor)
+    new = sorted(place.keys() - tensors.keys())
+    for name in new:
+        if name.startswith("encoder.embeddings.task_type_embeddings.rows."):
+            place[name].copy_(model.task_embeddings.start)
+    return new
 
 
 def summary(names: Sequence[str]) -> str:
@@ -207,28 +210,65 @@ def summary(names: Sequence[str]) -> str:
     return ", ".join(short)
 
 
-def save_stage(engine, folder: Path, state: State, world: World) -> None:
+def save_stage(engine, folder: Path, state: State, manifest: dict, world: World) -> None:
     """Weights and moments, then state.json, whose existence means that the stage is finished. Collective."""
     moments, updates = get_moments(engine)
     if world.main:
-        weights = {name: p.detach().cpu().contiguous() for name, p in engine.module.named_parameters()}
+        weights = {name: tensor.cpu().contiguous() for name, tensor in engine.module.state_dict().items()}
         write_tensors(folder / "model.safetensors", weights)
         write_tensors(folder / "moments.safetensors", moments)
         write_json(folder / "config.json", engine.module.config.to_dict())
-        write_json(folder / "state.json", {**state.as_dict(), "updates": updates})
+        about = {"state": asdict(state), "updates": updates, "corpus": manifest["fingerprint"]}
+        write_json(folder / "state.json", about)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     world.barrier()
 
 
-def save_checkpoint(engine, folder: Path, state: State, world: World) -> None:
+def save_checkpoint(engine, folder: Path, state: State, manifest: dict, world: World) -> None:
     """DeepSpeed's checkpoint of a stage in progress; latest.json last, then older ones go. Collective."""
-    engine.save_checkpoint(str(folder), tag=tag_of(state.step), save_latest=False)
+    try:
+        engine.save_checkpoint(str(folder), tag=tag_of(state.step), save_latest=False)
+    except RuntimeError as error:  # torch's way of saying that the disk is full
+        raise OSError(f"cannot write {folder / tag_of(state.step)}: {error}. {KEPT}") from None
     if world.main:
-        write_json(folder / "latest.json", state.as_dict())
+        about = {"state": asdict(state), "ranks": world.size, "corpus": manifest["fingerprint"]}
+        write_json(folder / "latest.json", about)
         tags = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
         for old in tags[:-KEEP_CHECKPOINTS]:
             shutil.rmtree(old)
     world.barrier()
+
+
+def load_checkpoint(engine, folder: Path, manifest: dict, config: Config, world: World) -> State:
+    """The newest checkpoint of a stage in progress. Raises ValueError where it does not fit, or is not whole."""
+    saved = json.loads((folder / "latest.json").read_text())
+    check_corpus(saved["corpus"], manifest, folder)
+    state = State(**saved["state"])
+    if config.train.zero_stage and saved["ranks"] != world.size:
+        raise ValueError(
+            f"{folder} was written by {saved['ranks']} ranks, now there are {world.size}. With train.zero_stage="
+            f"{config.train.zero_stage} a stage goes on with as many: --processes {saved['ranks']}."
+        )
+    tag = tag_of(state.step)
+    if not (folder / tag).is_dir():
+        raise ValueError(f"{folder / tag} is missing. Delete {folder.parent} to train this stage anew.")
+    engine.load_checkpoint(str(folder), tag=tag)
+    return state
+
+
+def read_state(folder: Path, manifest: dict) -> dict:
+    """state.json of a finished stage. Raises ValueError where the corpus is not the one that it was trained on."""
+    state = json.loads((folder / "state.json").read_text())
+    check_corpus(state["corpus"], manifest, folder)
+    return state
+
+
+def check_corpus(trained_on: str, manifest: dict, folder: Path) -> None:
+    if trained_on != manifest["fingerprint"]:
+        raise ValueError(
+            f"{folder} was trained on another corpus than the one that lies there now: it was built anew, from other "
+            "text or settings. Give the run another name= to start over on it."
+        )
 
 
 def tag_of(step: int) -> str:
@@ -237,7 +277,10 @@ def tag_of(step: int) -> str:
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     with aside(path) as part:
-        save_file(dict(tensors), part)
+        try:
+            save_file(dict(tensors), part, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(str(error)) from None
 
 
 def write_json(path: Path, thing: dict) -> None:
@@ -246,16 +289,17 @@ def write_json(path: Path, thing: dict) -> None:
 
 
 @contextmanager
-def stop_signals() -> Iterator:
-    """Ctrl-C and SIGTERM ask for a stop after the step in progress; a second one ends at once."""
+def stop_signals(report: Report) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C, SIGTERM and SIGHUP ask for a stop after the step in progress; a second one ends at once."""
     asked = False
 
     def ask(number: int, _frame) -> None:
         nonlocal asked
         asked = True
         signal.signal(number, before[signal.Signals(number)])
+        report.note("stopping after this step; once more to stop at once")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in SIGNALS}
     try:
         yield lambda: asked
     finally:
@@ -285,7 +329,8 @@ class Pace:
         self.tokens += result.tokens
         self.slots += result.slots
         total = self.plan[self.number - 1].total
-        if state.step % self.config.log.every and state.step < total and not result.stop:
+        first = state.step == self.first_step + 1  # soon, to show that all is well
+        if state.step % self.config.log.every and not first and state.step < total and not result.stop:
             return
         names = list(self.losses)
         sums = self.world.sum([float(self.losses[name]) for name in names])
@@ -299,7 +344,7 @@ class Pace:
             "step": state.step,
             "num_steps": total,
             "task": task,
-            "loss": {name: loss / self.targets[name] for name, loss in zip(names, sums, strict=True)},
+            "loss": {name: loss / max(1, self.targets[name]) for name, loss in zip(names, sums, strict=True)},
             "lr": rate,
             "tokens_per_second": self.tokens / (now - self.window_begun),
             "padding_share": 1 - self.tokens / self.slots,

@@ -54,7 +54,7 @@ class TaskEmbeddings(nn.Module):
 
     def __init__(self, start: Tensor, tasks: Sequence[str]):
         super().__init__()
-        self.register_buffer("start", start, persistent=False)
+        self.register_buffer("start", start)
         self.rows = nn.ParameterDict({task: nn.Parameter(start.clone()) for task in tasks})
 
     def table(self) -> Tensor:
@@ -166,6 +166,12 @@ def load_prior(model: Model, prior: Prior) -> tuple[list[str], list[str]]:
         if head is not None and name in prior.tensors:
             tensors[f"heads.{head}.{ours}"] = prior.tensors[name]
     place = dict(model.named_parameters())
+    optional = ("encoder.pooler.", "encoder.embeddings.task_type_embeddings.", "heads.")
+    if missing := [name for name in place if name not in tensors and not name.startswith(optional)]:
+        raise ValueError(
+            f"prior weights: {len(missing)} parameters of the encoder are not in the checkpoint, {missing[0]} for one. "
+            f"It holds such as {next(iter(prior.tensors), 'nothing that belongs to a BERT encoder')}."
+        )
     for name in tensors.keys() & place.keys():
         if tensors[name].shape != place[name].shape:
             raise ValueError(

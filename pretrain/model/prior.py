@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load
 
 from corpus_tools.packages import demo_checkpoint
@@ -28,9 +29,13 @@ class Prior(NamedTuple):
 
 
 def read_prior(source: str) -> Prior:
-    """Raises ValueError where the checkpoint is missing, not BERT-like, or not safetensors."""
+    """Raises ValueError where the checkpoint is missing, damaged, not BERT-like, or not safetensors."""
     read = open_checkpoint(source)
-    config = json.loads(read("config.json"))
+    try:
+        config, found = json.loads(read("config.json")), load(read("model.safetensors"))
+    except (json.JSONDecodeError, SafetensorError) as error:
+        file = "config.json" if isinstance(error, json.JSONDecodeError) else "model.safetensors"
+        raise ValueError(f"model.prior={source}: {file} is damaged ({error}). Fetch it again.") from None
     if config.get("model_type") not in ARCHITECTURES:
         raise ValueError(
             f"model.prior={source}: a {config.get('model_type')!r} checkpoint; only {' and '.join(ARCHITECTURES)} "
@@ -39,11 +44,13 @@ def read_prior(source: str) -> Prior:
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise ValueError(f"model.prior={source}: only absolute position embeddings are supported.")
     tensors = {}
-    for name, tensor in load(read("model.safetensors")).items():
+    for name, tensor in found.items():
         name = name.removeprefix("bert.").removeprefix("ernie.")
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
         if name.startswith(("embeddings.", "encoder.", "pooler.", "cls.predictions.")):
             tensors[name] = tensor.float()
+    if not config.get("use_task_id"):  # transformers ignores the table then, and so do the checkpoint's users
+        tensors.pop("embeddings.task_type_embeddings.weight", None)
     return Prior({key: config[key] for key in SAME_IN_ERNIE if key in config}, tensors)
 
 
@@ -59,14 +66,10 @@ def open_checkpoint(source: str) -> Callable[[str], bytes]:
         folder = download(source)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            old = folder / "pytorch_model.bin"
-            hint = (
-                " It holds pytorch_model.bin, a pickle that may run code: convert it, AutoModelForMaskedLM"
-                ".from_pretrained(…).save_pretrained(…), and name the new directory."
-                if old.exists()
-                else ""
+            raise ValueError(
+                f"model.prior={source}: no {name} in it. A pytorch_model.bin is a pickle, which may run code, and "
+                "is not read: convert it by AutoModelForMaskedLM.from_pretrained(…).save_pretrained(…)."
             )
-            raise ValueError(f"model.prior={source}: no {name} in it.{hint}")
     return lambda name: (folder / name).read_bytes()
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForPreTraining, BertModel, ErnieConfig
 
 from pretrain.config import ModelConfig
@@ -131,6 +131,15 @@ def test_a_checkpoint_whose_weights_have_another_size_is_refused(tmp_path):
     bert_checkpoint(tmp_path)
     save_file({"embeddings.LayerNorm.weight": torch.ones(8)}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="LayerNorm"):
+        adopt(tmp_path)
+
+
+def test_a_checkpoint_that_holds_no_encoder_of_this_kind_is_refused(tmp_path):
+    """Names under a foreign prefix match nothing: training would silently start from random weights."""
+    bert_checkpoint(tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file({f"0.auto_model.{name}": tensor for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(ValueError, match="parameters of the encoder are not in the checkpoint"):
         adopt(tmp_path)
 
 

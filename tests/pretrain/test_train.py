@@ -3,19 +3,27 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import records
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer, ErnieForMaskedLM
 
-from pretrain.config import Config
+from pretrain.config import Config, load_config
+from pretrain.engine import make_engine
 from pretrain.export import export
+from pretrain.loop import optimizer_step, read
+from pretrain.model.model import TASK_IDS
+from pretrain.optimizer import learning_rate
 from pretrain.report import Report
-from pretrain.run import Typed, claim_folder, resume_step, stage_folder, stages_of
-from pretrain.train import evaluate, load_finished, train
+from pretrain.run import Typed, claim_folder, locked, resume_step, stage_folder, stages_of, wanted_stages
+from pretrain.train import build_model, evaluate, first_shape, load_finished, load_stage, read_sources, train
+from pretrain.world import join
 
 TYPED = Typed(Path("tiny.yaml"))
 
@@ -24,6 +32,13 @@ def changed(config: Config, **sections) -> Config:
     tree = config.model_dump(mode="json")
     for section, values in sections.items():
         tree[section] = {**tree[section], **values} if isinstance(values, dict) else values
+    return Config.model_validate(tree)
+
+
+def with_prior(config: Config, folder: Path, **sizes) -> Config:
+    tree = config.model_dump(mode="json")
+    tree["model"] = {"prior": str(folder), "dropout": 0.0, "attention_dropout": 0.0, **sizes}
+    tree["corpus"]["tokenizer"] = str(folder)
     return Config.model_validate(tree)
 
 
@@ -174,7 +189,7 @@ def test_a_vocabulary_larger_than_the_models_is_refused(tiny, tmp_path):
             vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
         )
     ).save_pretrained(export_folder)
-    config = changed(tiny, model={"prior": str(export_folder), "layers": 1})
+    config = with_prior(tiny, export_folder)
     with Report(config) as report, pytest.raises(ValueError, match=r"100 entries.*50"):
         train(config, [1], report, TYPED)
 
@@ -186,6 +201,85 @@ def test_a_size_that_contradicts_the_prior_is_refused(tiny, tmp_path):
             vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
         )
     ).save_pretrained(folder)
-    config = Config.model_validate({**tiny.model_dump(), "model": {"prior": str(folder), "layers": 12}})
+    config = with_prior(tiny, folder, layers=12)
     with Report(config) as report, pytest.raises(ValueError, match=r"model.layers=12.*has 1"):
         train(config, [1], report, TYPED)
+
+
+def ernie_checkpoint(folder: Path) -> Path:
+    shape = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = ErnieForMaskedLM(
+        ErnieForMaskedLM.config_class(**shape, intermediate_size=32, type_vocab_size=4, use_task_id=True)
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_tasks_added_later_start_from_the_task_row_of_an_ernie_prior(tiny, tmp_path):
+    config = with_prior(tiny, ernie_checkpoint(tmp_path / "prior"))
+    run(config, [1])
+    prior = load_file(tmp_path / "prior" / "model.safetensors")["ernie.embeddings.task_type_embeddings.weight"]
+    shape = type(load_finished(config, 1)[0].config).from_json_file(stage_folder(config, 1) / "config.json")
+    model = build_model(config, config.tasks, shape)
+    new = load_stage(model, stage_folder(config, 1))
+    rows = model.task_embeddings.rows
+    assert "encoder.embeddings.task_type_embeddings.rows.sentence_distance" in new
+    assert torch.equal(rows["sentence_distance"], prior[0])
+    exported = load_file(export(config) / "model.safetensors")["ernie.embeddings.task_type_embeddings.weight"]
+    assert torch.equal(exported[TASK_IDS["ir_relevance"]], prior[0])
+    assert not torch.equal(exported[TASK_IDS["capitalization"]], prior[0])
+
+
+def test_the_configuration_that_a_run_keeps_can_be_used_again(tiny, tmp_path):
+    config = with_prior(tiny, ernie_checkpoint(tmp_path / "prior"))
+    run(config, [1])
+    kept = load_config(config.folder() / "config.yaml")
+    claim_folder(kept)
+    assert wanted_stages(kept, [2], TYPED) == [2]
+    run(kept, [2])
+
+
+def test_a_corpus_that_was_built_anew_is_not_mixed_into_a_run(tiny):
+    run(tiny, [1])
+    path = tiny.corpus.folder() / "manifest.json"
+    path.write_text(path.read_text().replace("made by hand", "made anew"))
+    for work in (lambda: run(tiny, [2]), lambda: export(tiny)):
+        with pytest.raises(ValueError, match="another corpus"):
+            work()
+
+
+def test_export_refuses_a_configuration_that_was_not_trained(tiny):
+    run(tiny, [1])
+    with pytest.raises(ValueError, match=r"train\.batch_size"):
+        export(changed(tiny, train={"batch_size": 64}))
+
+
+def test_two_trainings_do_not_share_a_run(tiny):
+    with locked(tiny), pytest.raises(ValueError, match="another process"):
+        run(tiny, [1])
+
+
+def test_a_step_whose_task_finds_no_target_moves_no_head(tiny):
+    """A batch without a cased letter, say: no loss, no NaN, and the head rests."""
+    world = join()
+    engine = make_engine(build_model(tiny, tiny.tasks, first_shape(tiny, None)), tiny.train, world)
+    source = read_sources(tiny, "train", ["capitalization"])["capitalization"]
+    (batch,) = read(source, 0, [], tiny.train, world)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    empty = replace(batch, targets={"capitalization": (nothing, nothing)}, counts={"capitalization": 0})
+    before = engine.module.heads["capitalization"].weight.clone()
+    result = optimizer_step(engine, [empty], 1e-3, world)
+    assert float(result.losses["capitalization"]) == 0
+    assert torch.equal(engine.module.heads["capitalization"].weight, before)
+    assert all(parameter.isfinite().all() for parameter in engine.module.parameters())
+
+
+@pytest.mark.parametrize("decay", ["noam", "linear"])
+@given(num_steps=st.integers(1, 300), warmup=st.integers(0, 400))
+def test_the_learning_rate_rises_to_its_peak_and_falls(decay, num_steps, warmup):
+    rates = [learning_rate(step, num_steps, 2.0, warmup, decay) for step in range(1, num_steps + 1)]
+    top = max(1, min(warmup, num_steps))
+    assert rates[: top - 1] == sorted(rates[: top - 1]) and rates[top - 1 :] == sorted(rates[top - 1 :], reverse=True)
+    assert min(rates) > 0 and max(rates) <= 2.0
+    assert rates[top - 1] == pytest.approx(2.0) or warmup > num_steps
