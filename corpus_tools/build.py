@@ -40,6 +40,8 @@ Notify = Callable[[str], None]
 
 SAMPLE_BYTES = 200_000_000
 """Train text, from the beginning, that the tokenizer and the collocations are learnt from."""
+LEAST_DOCUMENTS = 2
+"""In each split: negatives come from another document."""
 LEAST_POOL = 0.25
 """A last pool smaller than this share of a shard joins the one before: negatives need other documents."""
 
@@ -127,10 +129,11 @@ def build_corpus(
             file.write(json.dumps(refusal._asdict(), ensure_ascii=False) + "\n")
 
     used = {split: sum(shard["documents"] for shard in shards[split]) for split in SPLITS}
-    reasons = Counter(refusal.reason for refusal in intake.refused)
-    documents = {"in": intake.found, "used": sum(used.values()), "refused": dict(sorted(reasons.items())), **used}
-    assert documents["in"] == documents["used"] + reasons.total()
+    documents = {"in": intake.found, "used": sum(used.values()), "refused": intake.reasons(), **used}
+    assert documents["in"] == documents["used"] + len(intake.refused)
     notify(account(documents))
+    if intake.refused:
+        notify(f"which were refused, and why: {corpus / 'refused.jsonl'}")
     refuse_few(documents, config)
     table = {spec.name: tally(spec, config.settings(), shards) for spec in specs}
     refuse_unfed(specs, table)
@@ -173,6 +176,9 @@ class Intake:
     def __init__(self) -> None:
         self.found = 0
         self.refused: list[Refused] = []
+
+    def reasons(self) -> dict[str, int]:
+        return dict(sorted(Counter(refusal.reason for refusal in self.refused).items()))
 
     def documents(self, config: CorpusConfig) -> Iterator[Document]:
         seen: set[int] = set()
@@ -248,8 +254,11 @@ class Sample(Iterable[str]):
                     return
         self.total = total
         if not taken:
-            reasons = ", ".join(sorted({refusal.reason for refusal in intake.refused})) or "nothing was found"
-            raise ValueError(f"corpus.sources {self.config.sources} hold no document to train on: {reasons}.")
+            refused = f" ({listed(intake.reasons())}; the first: {intake.refused[0].where})" if intake.refused else ""
+            raise ValueError(
+                f"corpus.sources {self.config.sources} hold no document to train on: {intake.found:,} found, "
+                f"{len(intake.refused):,} refused{refused}. Mend them, or add documents."
+            )
 
 
 def pools(documents: Iterable[Document], config: CorpusConfig) -> Iterator[tuple[str, int, list[Document]]]:
@@ -396,7 +405,7 @@ def tally(spec: TaskSpec, settings: Settings, shards: dict[str, list[dict]]) -> 
 
 
 def account(documents: dict) -> str:
-    refused = ", ".join(f"{reason}: {count:,}" for reason, count in documents["refused"].items())
+    refused = listed(documents["refused"])
     total = sum(documents["refused"].values())
     return (
         f"documents: {documents['in']:,} in = {documents['used']:,} used + {total:,} refused"
@@ -405,13 +414,17 @@ def account(documents: dict) -> str:
     )
 
 
+def listed(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{reason}: {count:,}" for reason, count in reasons.items())
+
+
 def refuse_few(documents: dict, config: CorpusConfig) -> None:
-    for split in SPLITS:
-        if documents[split] < 2:
-            fix = "Lower" if split == "train" else "Raise"
+    for split, fix in (("train", "lower"), ("validation", "raise")):
+        if documents[split] < LEAST_DOCUMENTS:
+            share = f", or {fix} corpus.validation_share (now {config.validation_share})"
+            enough = documents["used"] >= 2 * LEAST_DOCUMENTS
             raise ValueError(
-                f"only {documents[split]} {split} documents, 2 are needed: {account(documents)}. "
-                f"{fix} corpus.validation_share (now {config.validation_share}), or add documents."
+                f"{account(documents)}. Each needs {LEAST_DOCUMENTS}: add documents{share if enough else ''}."
             )
 
 

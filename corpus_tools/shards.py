@@ -38,6 +38,7 @@ FORMAT = 1
 SPLITS = ("train", "validation")
 WIDTHS = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32}
 PAGE = 1 << 16
+KEPT = "What is finished is kept: make room and run again."
 MAPPED = 1024
 """Shards that a process keeps mapped: the system allows some ten thousand mappings, a large corpus has more."""
 
@@ -96,7 +97,7 @@ def aside(path: Path) -> Iterator[Path]:
         yield part
         os.replace(part, path)
     except OSError as error:
-        raise OSError(f"cannot write {path}: {error}. What is finished is kept: make room and run again.") from None
+        raise OSError(f"cannot write {path}: {error}. {KEPT}") from None
 
 
 def read_header(path: Path) -> tuple[dict[str, dict], dict, int]:

@@ -302,7 +302,9 @@ def test_language_without_the_task(folder):
 
 def test_too_few_validation_documents(folder):
     config = CorpusConfig(sources=write_english(folder), **{**SMALL, "validation_share": 0.001})
-    with pytest.raises(ValueError, match=r"0 validation documents.*Raise corpus\.validation_share"):
+    with pytest.raises(
+        ValueError, match=r"0 validation\. Each needs 2: add documents, or raise corpus\.validation_share"
+    ):
         build_corpus(config, FEW, 0, 1)
 
 
