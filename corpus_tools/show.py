@@ -1,11 +1,12 @@
 """Instances and their labels in words, in the terminal: what a task really asks.
 
-Readable without colours too: a ‹phrase›, an «entity»; [masked], [masked→shown] where knowledge masking shows a random
-token, [masked=] where it shows the token itself; word+ where a token-level task has its second class. Capitals are
-those of the original. Words that recur in another segment of their document are underlined.
+Readable without colours too: [masked], [masked→shown] where knowledge masking shows a random token, [masked=] where it
+shows the token itself, and the units that it masks whole, a ‹phrase› and an «entity»; word+ where a token-level task
+has its second class. A word that began with a capital has one; spaces are guessed.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,6 @@ from pretrain.tasks.spec import (
     ENTITY,
     LEVEL,
     PHRASE,
-    RECURS,
     UNIT_START,
     WORD_START,
     Head,
@@ -34,8 +34,12 @@ from pretrain.tasks.spec import (
 )
 
 BRACKETS = {PHRASE: ("‹", "›"), ENTITY: ("«", "»")}
-NO_SPACE_BEFORE = set(".,;:!?)]}%'’”")
-NO_SPACE_AFTER = set("([{'’“")
+NO_SPACE_BEFORE = set(".,;:!?)]}%'’”-–—/")
+NO_SPACE_AFTER = set("([{‘“$£-–—/")
+GLUED = re.compile(r"\d+ \. \d+|\d{1,3} , \d{3}|[^\W\d] \. [^\W\d]|.* ['’] (?:s|t|re|ve|ll|d|m)")
+"""Three pieces without a space: 3.5, 1,000, U.S., Anna's."""
+FIRST_HANZI = "\u2e80"
+"""From here on, characters stand without spaces."""
 
 
 class Mark(NamedTuple):
@@ -97,36 +101,39 @@ def picture(
 
 
 def written(tokens: Tokens, marks: Mapping[int, Mark], spec: TaskSpec, tokenizer: Tokenizer) -> Text:
-    """A segment with its annotations and the marks at its tokens."""
+    """A segment with its capitals and the marks at its tokens; with its units where these are what is masked."""
     text = Text(style="default not dim")
     prefix = tokenizer.model.continuing_subword_prefix
     pieces = [tokenizer.id_to_token(number) or "" for number in tokens.ids.tolist()]
     flags = tokens.annotations.tolist()
-    unit = 0
+    unit, word_mark, quoted = 0, "", False
     for place, (piece, flag) in enumerate(zip(pieces, flags, strict=True)):
         bare = piece.removeprefix(prefix) if len(piece) > len(prefix) else piece
-        starts = flag & WORD_START or bare == piece
-        starts_unit = flag & UNIT_START or flag & LEVEL != unit
+        if flag & WORD_START or not flag & LEVEL:
+            text.append(word_mark, "yellow")
+            word_mark = ""
+        starts_unit = spec.head == Head.MASKED_LM and (flag & UNIT_START or flag & LEVEL != unit)
         if unit in BRACKETS and starts_unit:
             text.append(BRACKETS[unit][1])
-        if place and starts and spaced(pieces[place - 1], piece):
+        if place and bare == piece and spaced(pieces[max(0, place - 2) : place + 1], quoted):
             text.append(" ")
+        quoted ^= piece == '"'
         if starts_unit:
             unit = flag & LEVEL
             text.append(BRACKETS[unit][0] if unit in BRACKETS else "")
         if flag & CAPITALISED and flag & WORD_START:
             bare = bare[:1].upper() + bare[1:]
         mark = marks.get(place)
-        style = "underline" if flag & RECURS else ""
-        if mark is None:
-            text.append(bare, f"{style} dim" if spec.head == Head.TOKEN else style)
-        elif spec.head == Head.TOKEN:
-            text.append(bare, style).append("+" if mark.label else "", "yellow")
-        else:
+        if spec.head == Head.TOKEN:
+            text.append(bare, "" if mark or word_mark else "dim")
+            word_mark = "+" if mark and mark.label else word_mark
+        elif mark:
             text.append(f"[{bare}{fate(mark, tokenizer)}]", "yellow")
+        else:
+            text.append(bare)
     if unit in BRACKETS:
         text.append(BRACKETS[unit][1])
-    return text
+    return text.append(word_mark, "yellow")
 
 
 def fate(mark: Mark, tokenizer: Tokenizer) -> str:
@@ -134,6 +141,16 @@ def fate(mark: Mark, tokenizer: Tokenizer) -> str:
     return {mark.label: "=", tokenizer.token_to_id("[MASK]"): ""}.get(mark.shown, f"→{shown}")
 
 
-def spaced(before: str, piece: str) -> bool:
-    """Latin words are spaced, Chinese characters are not."""
-    return before.isascii() and piece.isascii() and piece[0] not in NO_SPACE_BEFORE and before[-1] not in NO_SPACE_AFTER
+def spaced(pieces: Sequence[str], quoted: bool) -> bool:
+    """Is there a space before the last of these pieces? The corpus does not know; this is how one mostly writes.
+
+    `quoted`: a straight quotation mark is open.
+    """
+    *_, before, piece = pieces
+    if max(before[-1], piece[0]) >= FIRST_HANZI or GLUED.fullmatch(" ".join(pieces)):
+        return False
+    if piece == '"':
+        return not quoted and before[-1] not in NO_SPACE_AFTER
+    if before == '"' and quoted:
+        return False
+    return piece[0] not in NO_SPACE_BEFORE and before[-1] not in NO_SPACE_AFTER

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 
 from corpus_tools.build import account
@@ -20,8 +21,8 @@ def stats(corpus: Path) -> RenderableType:
     tokenizer = manifest["tokenizer"]
     lines = [
         f"{corpus}: {tokens['train']:,} train and {tokens['validation']:,} validation tokens",
-        f"{manifest['bytes'] / 1e6:.1f} MB of text in {len(files)} shards of "
-        f"{disk / 1e6:.1f} MB: {disk / sum(tokens.values()):.2f} bytes a token",
+        f"{decimal(manifest['bytes'])} of text in {len(files)} shards of "
+        f"{decimal(disk)}: {disk / sum(tokens.values()):.2f} bytes a token",
         f"tokenizer: {tokenizer['vocab_size']:,} pieces, {'uncased' if tokenizer['uncased'] else 'cased'}",
         account(documents),
     ]
@@ -32,31 +33,31 @@ def stats(corpus: Path) -> RenderableType:
         for reason, count in sorted(documents["refused"].items(), key=lambda item: (-item[1], item[0])):
             table.add_row(reason, f"{count:,}")
         parts.append(table)
-    return Group(*parts, task_table(manifest))
+    return Group(*parts, "", task_table(manifest), "", label_table(manifest))
 
 
 def task_table(manifest: dict) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("task", no_wrap=True)
-    for name in ("train", "validation", "train tokens", "mean length", "majority"):
+    for name in ("train", "validation", "train tokens", "mean length"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("most frequent labels in train")
     for task, row in manifest["tasks"].items():
-        counts = row["label_counts"] and row["label_counts"]["train"]
-        table.add_row(
-            task,
-            *(f"{row[split]:,}" for split in SPLITS),
-            f"{row['tokens']['train']:,}",
-            f"{row['tokens']['train'] / row['train']:.0f}",
-            f"{max(counts) / sum(counts):.0%}" if counts else "",
-            ", ".join(frequent(row["labels"], counts)) if counts else "the vocabulary",
-        )
+        tokens = row["tokens"]["train"]
+        table.add_row(task, *(f"{row[split]:,}" for split in SPLITS), f"{tokens:,}", f"{tokens / row['train']:.0f}")
+    return table
+
+
+def label_table(manifest: dict) -> Table:
+    table = Table("task", "most frequent labels in train", box=None, pad_edge=False)
+    for task, row in manifest["tasks"].items():
+        counts = row["label_counts"]
+        table.add_row(task, ", ".join(frequent(row["labels"], counts["train"])) if counts else "the vocabulary")
     return table
 
 
 def frequent(labels: Sequence[str], counts: Sequence[int]) -> Iterator[str]:
     ranked = sorted(range(len(counts)), key=lambda label: -counts[label])
     for label in ranked[:SHOWN_LABELS]:
-        yield f"{labels[label]} {counts[label] / sum(counts):.0%}"
+        yield f"{labels[label]} ({counts[label] / sum(counts):.0%})"
     if rest := sum(counts[label] > 0 for label in ranked[SHOWN_LABELS:]):
         yield f"and {rest} more"

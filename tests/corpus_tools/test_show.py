@@ -1,8 +1,10 @@
+import re
+
 import pytest
 from rich.console import Console
 
 from corpus_tools.shards import Instances, read_manifest
-from corpus_tools.show import show
+from corpus_tools.show import show, spaced
 from pretrain.tasks import TASKS
 
 
@@ -34,16 +36,41 @@ def test_the_label_is_that_of_the_instance(english_corpus):
 
 def test_capitals_entities_and_masks_are_visible(english_corpus):
     text = printed(english_corpus, "capitalization", count=50)
-    assert "Mount+ Hale+»" in text and "near «" in text
+    assert "near Mount+ Hale+" in text and "«" not in text
     masked = printed(english_corpus, "knowledge_masking", count=50)
-    assert "[" in masked and "=]" in masked and "→" in masked
+    assert "[" in masked and "=]" in masked and "→" in masked and "near «" in masked
 
 
 def test_chinese_is_not_spaced(chinese_corpus):
     text = printed(chinese_corpus, "sentence_reordering", count=5)
     lines = [line[2:] for line in text.splitlines() if line[1:2] == "│"]
     assert lines and not any(" " in line for line in lines)
-    assert "‹" in text
+    assert "‹" in printed(chinese_corpus, "knowledge_masking", count=5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'He said "no" to it, "yes" to 1,000 others ("why?").',
+        "In the U.S. it costs $3.5, e.g. at Anna's.",
+        "The non-observant and/or others don't (1927–28) 50%.",
+        "On May 2, 1905, 400 came to Ἀχιλλεύς.",
+    ],
+)
+def test_spaces_are_mostly_where_they_were(text):
+    pieces = re.findall(r"\w+|[^\w\s]", text)
+    shown, quoted = pieces[0], False
+    for place, piece in enumerate(pieces[1:], 1):
+        shown += " " * spaced(pieces[max(0, place - 2) : place + 1], quoted) + piece
+        quoted ^= piece == '"'
+    assert shown == text
+
+
+def test_the_mark_of_a_word_stands_behind_all_its_pieces(english_corpus, chinese_corpus):
+    text = printed(english_corpus, "capitalization", count=50)
+    for name in ("Anna+ Keller+", "Maria+ Ortega+", "Lake+ Vendis+", "Port+ Aldine+"):
+        assert name in text
+    assert "花园+" in printed(chinese_corpus, "token_document", count=50)
 
 
 def test_same_seed_same_instances(english_corpus):
