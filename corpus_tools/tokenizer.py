@@ -12,10 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from corpus_tools import packages
+from corpus_tools.checkpoint import read_files
 from pretrain.tasks.spec import Vocabulary
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -82,31 +81,18 @@ def _bert(vocab: dict[str, int], lowercase: bool) -> Tokenizer:
 
 def load_tokenizer(source: str) -> Tokenizer:
     """A checkpoint directory, a tokenizer.json, `demo:minilm` or a hub name, as a tokenizer ready to encode corpora."""
-    if source.startswith("demo:"):
-        return _ready(packages.demo_checkpoint(source.removeprefix("demo:"))["tokenizer.json"].decode(), source)
-    path = Path(source)
-    if path.is_file():
-        return _ready(path.read_text(encoding="utf-8"), source)
-    if not path.is_dir():
-        path = _download(source)
-    if (path / "tokenizer.json").is_file():
-        return _ready((path / "tokenizer.json").read_text(encoding="utf-8"), f"{path / 'tokenizer.json'}")
-    if not (path / "vocab.txt").is_file():
+    if Path(source).is_file():
+        return _ready(Path(source).read_text(encoding="utf-8"), source)
+    files = read_files(source, ["tokenizer.json", "vocab.txt", "tokenizer_config.json"], "corpus.tokenizer")
+    if "tokenizer.json" in files:
+        return _ready(files["tokenizer.json"].decode(), f"{source}/tokenizer.json")
+    if "vocab.txt" not in files:
         raise ValueError(f"tokenizer {source} has neither tokenizer.json nor vocab.txt. Only WordPiece can be used.")
-    settings = path / "tokenizer_config.json"
-    stated = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-    lines = (path / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    stated = json.loads(files.get("tokenizer_config.json", b"{}"))
+    lines = files["vocab.txt"].decode().split("\n")
     vocab = {token: number for number, token in enumerate(map(str.strip, lines)) if token}
-    _refuse_missing(vocab, f"{path / 'vocab.txt'}")
-    return _ready(_bert(vocab, stated.get("do_lower_case", True)).to_str(), f"{path / 'vocab.txt'}")
-
-
-def _download(name: str) -> Path:
-    try:
-        return Path(snapshot_download(name, allow_patterns=["tokenizer.json", "tokenizer_config.json", "vocab.txt"]))
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"tokenizer {name!r} is not here, and the hub did not give it: {reason}") from None
+    _refuse_missing(vocab, f"{source}/vocab.txt")
+    return _ready(_bert(vocab, stated.get("do_lower_case", True)).to_str(), f"{source}/vocab.txt")
 
 
 def _ready(text: str, where: str) -> Tokenizer:

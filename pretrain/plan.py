@@ -8,14 +8,14 @@ back (Korthikanti et al. 2022, section 4), in 32-bit numbers; bf16 on GPU needs 
 import json
 from collections.abc import Mapping
 from math import log10
-from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from corpus_tools.packages import demo_checkpoint
+from corpus_tools.checkpoint import read_files
+from corpus_tools.tokenizer import load_tokenizer
 from pretrain.config import Config
 from pretrain.schedule import SCHEDULES, Stage
 from pretrain.tasks import TASKS
@@ -118,7 +118,10 @@ def read_sizes(config: Config) -> Sizes:
         inner, positions = model.intermediate or 4 * model.hidden, max(POSITIONS, config.corpus.max_length)
         vocabulary = read_vocabulary(config)
         return Sizes(vocabulary, model.hidden, model.layers, model.heads, inner, positions, segments, len(TASKS))
-    prior = json.loads(read_file(config.model.prior, "config.json", "model.prior"))
+    files = read_files(config.model.prior, ["config.json"], "model.prior")
+    if not files:
+        raise ValueError(f"model.prior={config.model.prior}: no config.json in it.")
+    prior = json.loads(files["config.json"])
     return Sizes(
         prior["vocab_size"],
         prior["hidden_size"],
@@ -136,32 +139,7 @@ def read_vocabulary(config: Config) -> int:
     source = config.corpus.tokenizer
     if source == "train":
         return config.corpus.vocab_size
-    tokenizer = json.loads(read_file(source, "tokenizer.json", "corpus.tokenizer"))
-    added = {token["id"] for token in tokenizer.get("added_tokens", [])}
-    return max({*tokenizer["model"]["vocab"].values(), *added}) + 1
-
-
-def read_file(source: str, name: str, setting: str) -> bytes:
-    """One small file of a checkpoint, from a directory, the demo package or the hub."""
-    if source.startswith("demo:"):
-        return demo_checkpoint(source.removeprefix("demo:"))[name]
-    path = Path(source)
-    if path.is_file():
-        return path.read_bytes()
-    if path.is_dir():
-        if not (path / name).is_file():
-            raise ValueError(f"{setting}={source}: no {name} in it.")
-        return (path / name).read_bytes()
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(source, name)).read_bytes()
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{setting}={source} is neither a local directory nor reachable on the hub: {reason}"
-        ) from None
+    return load_tokenizer(source).get_vocab_size()
 
 
 def plan(config: Config, ranks: int = 1) -> RenderableType:

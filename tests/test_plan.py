@@ -62,7 +62,6 @@ def test_memory_shrinks_with_what_is_shared():
     assert of(0, 8) == alone
     assert of(1, 8).moments == 1e6 and of(1, 8).gradients == 4e6 and of(1, 8).weights == 4.5e6
     assert of(2, 8).gradients == 0.5e6 and of(2, 8).weights == 4.5e6
-    assert of(3, 8).weights == 1e6
     assert of(0, 1, sequences=8).activations == 2 * alone.activations
 
 
@@ -88,13 +87,13 @@ def test_prior_weights_bring_their_size(tmp_path):
         '{"vocab_size": 99, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,'
         ' "intermediate_size": 32, "max_position_embeddings": 40, "type_vocab_size": 2}'
     )
-    sizes = read_sizes(load_config(None, [f"model.prior={tmp_path}"]))
+    sizes = read_sizes(load_config(None, [f"model.prior={tmp_path}", f"corpus.tokenizer={tmp_path}"]))
     assert sizes == Sizes(99, 8, 2, 2, 32, 40, 4, 7)
 
 
 def test_an_empty_directory_is_no_checkpoint(tmp_path):
     with pytest.raises(ValueError, match=r"model\.prior=.*no config\.json"):
-        read_sizes(load_config(None, [f"model.prior={tmp_path}"]))
+        read_sizes(load_config(None, [f"model.prior={tmp_path}", f"corpus.tokenizer={tmp_path}"]))
 
 
 @pytest.mark.parametrize(

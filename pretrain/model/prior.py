@@ -5,16 +5,15 @@ Only safetensors is read: a pickle from the internet can run code. Parameter nam
 """
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from corpus_tools.packages import demo_checkpoint
+from corpus_tools.checkpoint import read_files
 
+FILES = ("config.json", "model.safetensors")
 ARCHITECTURES = ("bert", "ernie")
 SAME_IN_ERNIE = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
@@ -30,9 +29,15 @@ class Prior(NamedTuple):
 
 def read_prior(source: str) -> Prior:
     """Raises ValueError where the checkpoint is missing, damaged, not BERT-like, or not safetensors."""
-    read = open_checkpoint(source)
+    files = read_files(source, FILES, "model.prior")
+    for name in FILES:
+        if name not in files:
+            raise ValueError(
+                f"model.prior={source}: no {name} in it. A pytorch_model.bin is a pickle, which may run code, and is "
+                "not read: convert it by AutoModelForMaskedLM.from_pretrained(…).save_pretrained(…)."
+            )
     try:
-        config, found = json.loads(read("config.json")), load(read("model.safetensors"))
+        config, found = json.loads(files["config.json"]), load(files["model.safetensors"])
     except (json.JSONDecodeError, SafetensorError) as error:
         file = "config.json" if isinstance(error, json.JSONDecodeError) else "model.safetensors"
         raise ValueError(f"model.prior={source}: {file} is damaged ({error}). Fetch it again.") from None
@@ -52,36 +57,6 @@ def read_prior(source: str) -> Prior:
     if not config.get("use_task_id"):  # transformers ignores the table then, and so do the checkpoint's users
         tensors.pop("embeddings.task_type_embeddings.weight", None)
     return Prior({key: config[key] for key in SAME_IN_ERNIE if key in config}, tensors)
-
-
-def open_checkpoint(source: str) -> Callable[[str], bytes]:
-    """A function from file name to content."""
-    if source.startswith("demo:"):
-        files = demo_checkpoint(source.removeprefix("demo:"))
-        return lambda name: files[name]
-    folder = Path(source)
-    if not folder.is_dir():
-        if folder.is_absolute() or source.startswith("."):
-            raise ValueError(f"model.prior={source}: no such directory.")
-        folder = download(source)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise ValueError(
-                f"model.prior={source}: no {name} in it. A pytorch_model.bin is a pickle, which may run code, and "
-                "is not read: convert it by AutoModelForMaskedLM.from_pretrained(…).save_pretrained(…)."
-            )
-    return lambda name: (folder / name).read_bytes()
-
-
-def download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model.prior={name} is no local directory, nor reachable on the hub: {reason}") from None
 
 
 def fit_types(table: torch.Tensor, rows: int) -> torch.Tensor:

@@ -1,0 +1,29 @@
+"""Where a checkpoint's files come from: a local directory, the hub, or the demo package."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from corpus_tools import packages
+
+
+def read_files(source: str, names: Sequence[str], setting: str) -> dict[str, bytes]:
+    """Those of the named files that the checkpoint has; `setting` is named in the ValueError of a bad source."""
+    if source.startswith("demo:"):
+        files = packages.demo_checkpoint(source.removeprefix("demo:"))
+        return {name: files[name] for name in names if name in files}
+    folder = Path(source)
+    if not folder.is_dir():
+        if folder.is_absolute() or source.startswith("."):
+            raise ValueError(f"{setting}={source}: no such directory.")
+        folder = download(source, names, setting)
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+
+
+def download(name: str, names: Sequence[str], setting: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(names)))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{setting}={name} is no local directory, nor did the hub give it: {reason}") from None
