@@ -14,11 +14,12 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from corpus_tools.clicks import predicts
 from corpus_tools.shards import read_manifest
 from pretrain.config import Config
 from pretrain.model.model import MASKED_LM_NAMES, TASK_IDS, Model
 from pretrain.run import last_finished, stages_of
-from pretrain.tasks import TASKS
+from pretrain.tasks import TASKS, ir_relevance
 from pretrain.tasks.spec import Head
 from pretrain.train import load_finished, write_tensors
 
@@ -31,6 +32,7 @@ def export(config: Config) -> Path:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     masked = [task for task in tasks if TASKS[task].head is Head.MASKED_LM]
+    model.config.task_type_vocab_size = len(TASK_IDS)  # more than when the run began, where a task was added since
     model.config.architectures = ["ErnieForMaskedLM" if masked else "ErnieModel"]
     model.config.save_pretrained(aside)
     write_tensors(aside / "model.safetensors", hugging_face_names(model, masked))
@@ -49,7 +51,7 @@ def export(config: Config) -> Path:
                 task: {
                     "task_type_id": TASK_IDS[task],
                     "head": TASKS[task].head,
-                    "predicts": TASKS[task].summary,
+                    "predicts": predicts(TASKS[task], manifest),
                     "labels": manifest["tasks"][task]["labels"],
                 }
                 for task in tasks
@@ -145,6 +147,8 @@ def model_card(config: Config, manifest: dict, model: Model, state: dict) -> str
             f"| {record['task']} | {record['loss']:.3f} | {record['metric_name']} | {record['metric']:.3f} "
             f"| {record['chance']:.3f} |"
         )
+    if ir_relevance.NAME in config.tasks:
+        lines += ["", f"`{ir_relevance.NAME}`: {predicts(TASKS[ir_relevance.NAME], manifest)}."]
     lines += [
         "",
         "## Use",

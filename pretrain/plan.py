@@ -122,6 +122,9 @@ def read_sizes(config: Config) -> Sizes:
     if not files:
         raise ValueError(f"model.prior={config.model.prior}: no config.json in it.")
     prior = json.loads(files["config.json"])
+    if prior.get("model_type") not in ("bert", "ernie"):
+        kind = prior.get("model_type")
+        raise ValueError(f"model.prior={config.model.prior}: a {kind!r} checkpoint, not bert or ernie.")
     return Sizes(
         prior["vocab_size"],
         prior["hidden_size"],

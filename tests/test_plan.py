@@ -84,7 +84,7 @@ def test_the_plan_shows_the_whole_budget_of_every_task(kind):
 
 def test_prior_weights_bring_their_size(tmp_path):
     (tmp_path / "config.json").write_text(
-        '{"vocab_size": 99, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,'
+        '{"model_type": "bert", "vocab_size": 99, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,'
         ' "intermediate_size": 32, "max_position_embeddings": 40, "type_vocab_size": 2}'
     )
     sizes = read_sizes(load_config(None, [f"model.prior={tmp_path}", f"corpus.tokenizer={tmp_path}"]))
