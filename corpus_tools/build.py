@@ -4,6 +4,8 @@ Documents are read in order and split into train and validation by a hash of the
 into pools of about `shard_mb` of text, and a worker process turns one pool into one shard. What a shard holds depends
 on the configuration and on its documents, never on workers or time. Its header keeps a digest of both: a build that was
 killed goes on where it stopped, and nothing stale is taken for finished.
+
+The queries of a click log are split and pooled as documents are. Their shards hold IR relevance alone, all of it.
 """
 
 import json
@@ -20,23 +22,25 @@ from hashlib import blake2b, file_digest, sha256
 from itertools import chain, islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from corpus_tools import clicks
 from corpus_tools.annotate import Annotator
-from corpus_tools.config import CorpusConfig
-from corpus_tools.document import Document, Refused
+from corpus_tools.config import CorpusConfig, refuse_unread
+from corpus_tools.document import Document, Refused, hashed, reasons
 from corpus_tools.knowledge import mine_collocations
 from corpus_tools.meter import meter
 from corpus_tools.pool import NO_TOKENS, join, make_pool, settle
 from corpus_tools.readers import read
 from corpus_tools.shards import FORMAT, SPLITS, aside, read_header, read_manifest, runs_of, write_manifest, write_shard
 from corpus_tools.tokenizer import fingerprint, is_uncased, load_tokenizer, train_tokenizer, vocabulary
-from pretrain.tasks import TASKS
+from pretrain.tasks import TASKS, ir_relevance
 from pretrain.tasks.spec import Instance, Pool, Settings, TaskSpec, Tokens, Vocabulary
 
 Notify = Callable[[str], None]
+Item = TypeVar("Item", Document, clicks.Query)
 
 SAMPLE_BYTES = 200_000_000
 """Train text, from the beginning, that the tokenizer and the collocations are learnt from."""
@@ -51,11 +55,13 @@ class Job(NamedTuple):
 
     path: Path
     documents: list[Document]
+    queries: list[clicks.Query]
+    """Of a click log: a shard is made of documents or of these."""
     config: CorpusConfig
     tasks: tuple[str, ...]
     seed: int
     key: str
-    """Digest of everything beside the documents that decides what is in a shard."""
+    """Digest of everything beside these that decides what is in a shard."""
 
     @property
     def corpus(self) -> Path:
@@ -66,9 +72,11 @@ class Job(NamedTuple):
         return self.path.parent.name
 
     def digest(self) -> str:
-        digest = blake2b(self.key.encode(), digest_size=16)
+        digest = blake2b(json.dumps([self.key, self.tasks]).encode(), digest_size=16)
         for document in self.documents:
             digest.update(json.dumps([document.id, document.title, document.sections]).encode())
+        for query in self.queries:
+            digest.update(json.dumps(query).encode())
         return digest.hexdigest()
 
 
@@ -86,11 +94,14 @@ def ensure_corpus(
         return corpus
     manifest = read_manifest(corpus)
     fix = f"Choose another corpus.name, or delete {corpus} to build it anew."
-    built = {f"corpus.{key}": value for key, value in manifest["config"].items()} | {"seed": manifest["seed"]}
-    asked = {f"corpus.{key}": value for key, value in config.model_dump(mode="json").items()} | {"seed": seed}
+    before = CorpusConfig(**manifest["config"])  # a setting that it does not name had its default
+    built, asked = (
+        {f"corpus.{key}": value for key, value in settings.model_dump(mode="json").items()} | {"seed": number}
+        for settings, number in ((before, manifest["seed"]), (config, seed))
+    )
     for key, value in asked.items():
-        if built.get(key) != value:
-            raise ValueError(f"{corpus} was built with {key}={built.get(key)!r}, now it is {value!r}. {fix}")
+        if built[key] != value:
+            raise ValueError(f"{corpus} was built with {key}={built[key]!r}, now it is {value!r}. {fix}")
     if missing := [task for task in tasks if task not in manifest["tasks"]]:
         raise ValueError(f"{corpus} was built without {', '.join(missing)}. {fix}")
     return corpus
@@ -107,35 +118,49 @@ def build_corpus(
     for spec in specs:
         if config.language not in spec.languages:
             raise ValueError(f"task {spec.name} does not exist in language {config.language!r}. Drop it from `tasks`.")
+    refuse_unread(config, tasks)
     corpus = config.folder()
     (corpus / "manifest.json").unlink(missing_ok=True)
+    log = clicks.ClickLog(config.clicks, round(config.max_document_mb * 1e6))
     total = learn(specs, config, corpus, notify)
     tokenizer = load_tokenizer(f"{corpus / 'tokenizer.json'}")
     key = digest_of(config, tasks, seed, fingerprint(tokenizer), (corpus / "collocations.txt").read_text("utf-8"))
 
     intake = Intake()
-    jobs = (
-        Job(corpus / split / f"{number:05}.safetensors", documents, config, tuple(tasks), seed, key)
-        for split, number, documents in pools(intake.documents(config), config)
+    clicked = tuple(task for task in tasks if config.clicks and task == ir_relevance.NAME)
+    others = tuple(task for task in tasks if task not in clicked)
+    jobs = chain(
+        (
+            Job(corpus / split / f"{number:05}.safetensors", documents, [], config, others, seed, key)
+            for split, number, documents in pools(intake.documents(config), config)
+        ),
+        (
+            Job(corpus / split / f"clicks{number:05}.safetensors", [], queries, config, clicked, seed, key)
+            for split, number, queries in pools(log.queries(), config)
+        ),
     )
     shards: dict[str, list[dict]] = {split: [] for split in SPLITS}
-    with meter(total, notify) as advance:
+    with meter(total and total + log.size(), notify) as advance:
         for shard in build_shards(jobs, workers or os.cpu_count() or 1):
             shards[shard["split"]].append(shard)
             advance(shard["documents"] + len(shard["refused"]), shard["bytes"])
     intake.refused += [Refused(*refusal) for split in SPLITS for shard in shards[split] for refusal in shard["refused"]]
     with aside(corpus / "refused.jsonl") as part, part.open("w", encoding="utf-8") as file:
-        for refusal in intake.refused:
+        for refusal in intake.refused + log.refused:
             file.write(json.dumps(refusal._asdict(), ensure_ascii=False) + "\n")
 
     used = {split: sum(shard["documents"] for shard in shards[split]) for split in SPLITS}
-    documents = {"in": intake.found, "used": sum(used.values()), "refused": intake.reasons(), **used}
+    documents = {"in": intake.found, "used": sum(used.values()), "refused": reasons(intake.refused), **used}
     assert documents["in"] == documents["used"] + len(intake.refused)
     notify(account(documents))
-    if intake.refused:
+    if config.clicks:
+        notify(account_clicks(log.counts()))
+    if intake.refused or log.refused:
         notify(f"which were refused, and why: {corpus / 'refused.jsonl'}")
     refuse_few(documents, config)
     table = {spec.name: tally(spec, config.settings(), shards) for spec in specs}
+    if ir_relevance.NAME in table:
+        table[ir_relevance.NAME]["labels_from"] = "clicks" if config.clicks else "pseudo"
     refuse_unfed(specs, table)
     manifest = {
         "config": config.model_dump(mode="json"),
@@ -146,6 +171,7 @@ def build_corpus(
             "uncased": is_uncased(tokenizer),
         },
         "documents": documents,
+        **({"clicks": log.counts()} if config.clicks else {}),
         "tokens": {split: sum(shard["tokens"] for shard in shards[split]) for split in SPLITS},
         "bytes": sum(shard["bytes"] for split in SPLITS for shard in shards[split]),
         "tasks": table,
@@ -164,8 +190,10 @@ def build_corpus(
 
 
 def digest_of(config: CorpusConfig, tasks: Sequence[str], seed: int, tokenizer: str, collocations: str) -> str:
-    """Of everything beside the documents that decides what is in a shard."""
-    elsewhere = {"name", "sources", "keys", "validation_share", "shard_mb", "tokenizer", "vocab_size", "lowercase"}
+    """Of everything beside documents, queries and its own tasks that decides what is in a shard."""
+    elsewhere = {
+        "name", "sources", "keys", "clicks", "validation_share", "shard_mb", "tokenizer", "vocab_size", "lowercase",
+    }  # fmt: skip
     content = config.model_dump(mode="json", exclude=elsewhere)
     return sha256(json.dumps([FORMAT, content, list(tasks), seed, tokenizer, collocations]).encode()).hexdigest()
 
@@ -176,9 +204,6 @@ class Intake:
     def __init__(self) -> None:
         self.found = 0
         self.refused: list[Refused] = []
-
-    def reasons(self) -> dict[str, int]:
-        return dict(sorted(Counter(refusal.reason for refusal in self.refused).items()))
 
     def documents(self, config: CorpusConfig) -> Iterator[Document]:
         seen: set[int] = set()
@@ -193,16 +218,16 @@ class Intake:
                 yield document
 
 
-def hashed(identity: str) -> int:
-    return int.from_bytes(blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+def split_of(item: Document | clicks.Query, validation_share: float) -> str:
+    return "validation" if hashed(item.id) < validation_share * 2**64 else "train"
 
 
-def split_of(document: Document, validation_share: float) -> str:
-    return "validation" if hashed(document.id) < validation_share * 2**64 else "train"
-
-
-def size_of(document: Document) -> int:
-    return sum(len(paragraph.encode()) for section in document.sections for paragraph in section.paragraphs)
+def size_of(item: Document | clicks.Query) -> int:
+    if isinstance(item, clicks.Query):
+        texts: Iterable[str] = (item.text, *item.clicked, *item.skipped)
+    else:
+        texts = (paragraph for section in item.sections for paragraph in section.paragraphs)
+    return sum(len(text.encode()) for text in texts)
 
 
 def learn(specs: Sequence[TaskSpec], config: CorpusConfig, corpus: Path, notify: Notify) -> int | None:
@@ -254,24 +279,25 @@ class Sample(Iterable[str]):
                     return
         self.total = total
         if not taken:
-            refused = f" ({listed(intake.reasons())}; the first: {intake.refused[0].where})" if intake.refused else ""
+            counts = listed(reasons(intake.refused))
+            refused = f" ({counts}; the first: {intake.refused[0].where})" if counts else ""
             raise ValueError(
                 f"corpus.sources {self.config.sources} hold no document to train on: {intake.found:,} found, "
                 f"{len(intake.refused):,} refused{refused}. Mend them, or add documents."
             )
 
 
-def pools(documents: Iterable[Document], config: CorpusConfig) -> Iterator[tuple[str, int, list[Document]]]:
-    """(split, number, documents) of every shard. A full pool waits for the next: a small last one joins it."""
+def pools(items: Iterable[Item], config: CorpusConfig) -> Iterator[tuple[str, int, list[Item]]]:
+    """(split, number, items) of every shard. A full pool waits for the next: a small last one joins it."""
     full = config.shard_mb * 1e6
-    waiting: dict[str, list[Document]] = {split: [] for split in SPLITS}
-    filling: dict[str, list[Document]] = {split: [] for split in SPLITS}
+    waiting: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    filling: dict[str, list[Item]] = {split: [] for split in SPLITS}
     size = dict.fromkeys(SPLITS, 0)
     number = dict.fromkeys(SPLITS, 0)
-    for document in documents:
-        split = split_of(document, config.validation_share)
-        filling[split].append(document)
-        size[split] += size_of(document)
+    for item in items:
+        split = split_of(item, config.validation_share)
+        filling[split].append(item)
+        size[split] += size_of(item)
         if size[split] >= full:
             if waiting[split]:
                 yield split, number[split], waiting[split]
@@ -340,14 +366,17 @@ def write_job(job: Job, digest: str) -> None:
     settings = job.config.settings()
     annotator, words = tools(job.path.absolute().parents[1], job.config.language, job.config.segmenter, job.key)
     pool, store, refused = make_pool(job.documents, annotator, settings, job.config.min_tokens, job.seed)
-    tokens = len(store.ids)
-    made = {task: list(TASKS[task].build(pool)) if pool.documents else [] for task in job.tasks}
+    tokens = len(store.ids)  # those that tasks add repeat the text
+    if job.queries:
+        made = {task: list(clicks.label(job.queries, pool)) for task in job.tasks}
+    else:
+        made = {task: list(TASKS[task].build(pool)) if pool.documents else [] for task in job.tasks}
     store, instances = settle(made, store, pool, annotator)
     about = {
         "digest": digest,
         "documents": len(pool.documents),
-        "tokens": tokens,
-        "bytes": sum(map(size_of, job.documents)),
+        "tokens": len(store.ids) if job.queries else tokens,
+        "bytes": sum(map(size_of, job.documents)) + sum(map(size_of, job.queries)),
         "refused": refused,
         "tasks": {task: describe(TASKS[task], instances[task], store, pool, words) for task in job.tasks},
     }
@@ -393,24 +422,38 @@ def describe(spec: TaskSpec, instances: list[Instance], store: Tokens, pool: Poo
 
 def tally(spec: TaskSpec, settings: Settings, shards: dict[str, list[dict]]) -> dict:
     """A task over all shards, as the manifest tells it."""
-    made = {split: [shard["tasks"][spec.name] for shard in shards[split]] for split in SPLITS}
+    made = {
+        split: [shard["tasks"][spec.name] for shard in shards[split] if spec.name in shard["tasks"]] for split in SPLITS
+    }
     row: dict = {"labels": None if spec.labels is None else list(spec.labels(settings))}
     for split in SPLITS:
         row[split] = sum(about["instances"] for about in made[split])
     row["tokens"] = {split: sum(about["tokens"] for about in made[split]) for split in SPLITS}
     row["label_counts"] = None
     if spec.labels is not None:
-        row["label_counts"] = {split: np.sum([a["label_counts"] for a in made[split]], 0).tolist() for split in SPLITS}
+        none = [0] * len(row["labels"])
+        row["label_counts"] = {
+            split: np.sum([none, *(about["label_counts"] for about in made[split])], 0).tolist() for split in SPLITS
+        }
     return row
 
 
 def account(documents: dict) -> str:
-    refused = listed(documents["refused"])
-    total = sum(documents["refused"].values())
+    return f"{sums('documents', documents)}; {documents['train']:,} train, {documents['validation']:,} validation"
+
+
+def account_clicks(counts: dict) -> str:
     return (
-        f"documents: {documents['in']:,} in = {documents['used']:,} used + {total:,} refused"
-        + (f" ({refused})" if refused else "")
-        + f"; {documents['train']:,} train, {documents['validation']:,} validation"
+        f"{sums('rows of clicks', counts)}; {counts['queries']:,} queries, {counts['clicked']:,} titles clicked, "
+        f"{counts['skipped']:,} shown and not clicked"
+    )
+
+
+def sums(what: str, counts: dict) -> str:
+    refused = listed(counts["refused"])
+    total = sum(counts["refused"].values())
+    return f"{what}: {counts['in']:,} in = {counts['used']:,} used + {total:,} refused" + (
+        f" ({refused})" if refused else ""
     )
 
 
@@ -438,8 +481,9 @@ def refuse_unfed(specs: Sequence[TaskSpec], table: dict[str, dict]) -> None:
             unfed[spec.name] = f"{spec.name} has no {' and no '.join(empty)} instance"
         elif row["labels"] and np.count_nonzero(row["label_counts"]["train"]) < 2:
             unfed[spec.name] = f"{spec.name} has a single class"
-        if spec.name in unfed and spec.needs:
-            unfed[spec.name] += f" (it needs {spec.needs})"
+        needs = clicks.NEEDS if row.get("labels_from") == "clicks" else spec.needs
+        if spec.name in unfed and needs:
+            unfed[spec.name] += f" (it needs {needs})"
     if unfed:
         rest = [spec.name for spec in specs if spec.name not in unfed]
         raise ValueError(

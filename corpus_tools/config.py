@@ -1,10 +1,12 @@
 """The `corpus` section of a configuration: everything that decides what is in the shards."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pretrain.tasks import ir_relevance
 from pretrain.tasks.spec import Settings
 
 
@@ -21,6 +23,9 @@ class CorpusConfig(Section):
     """Files, folders, globs (.txt .jsonl .parquet, .gz .zst), `datasets:NAME_OR_PATH`, or `demo:en`, `demo:zh`."""
     keys: dict[Literal["id", "title", "text"], str] = {}
     """Names of the fields in JSONL, Parquet and data sets, where they are not id, title and text."""
+    clicks: list[str] = []
+    """Click logs (.tsv .csv, .gz .zst) with the columns query, title, shown, clicked: the labels of ir_relevance.
+    Without one they are pseudo-labels, made of the documents."""
     language: Literal["en", "zh"] = "en"
     segmenter: Literal["rjieba", "jieba"] = "rjieba"
     """Chinese words; English words come from the tokenizer's own splitting."""
@@ -51,3 +56,8 @@ class CorpusConfig(Section):
 
     def folder(self) -> Path:
         return Path("corpora") / self.name
+
+
+def refuse_unread(config: CorpusConfig, tasks: Sequence[str]) -> None:
+    if config.clicks and ir_relevance.NAME not in tasks:
+        raise ValueError(f"corpus.clicks feeds {ir_relevance.NAME} alone. Add it to `tasks`, or set corpus.clicks=[].")

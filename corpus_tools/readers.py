@@ -11,6 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from glob import glob
 from gzip import BadGzipFile, GzipFile
 from io import BufferedIOBase
@@ -110,19 +111,26 @@ def read_file(path: Path, name: str, keys: Mapping[str, str], max_bytes: int) ->
         yield Refused(str(path), "unsupported extension")
         return
     count = 0
-    try:
+    with reading(path, lambda: f"{count} documents"):
         if path.stat().st_size:
             for document in reader(path, name, keys, max_bytes):
                 count += 1
                 yield document
-    except EOFError:
-        raise ValueError(f"{path} is truncated after {count} documents. Fetch it again.") from None
-    except (BadGzipFile, zlib.error, zstandard.ZstdError, ArrowException) as error:
-        raise ValueError(f"{path} is damaged after {count} documents: {one_line(error)}. Fetch it again.") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
     if count == 0:
         yield Refused(str(path), "empty file")
+
+
+@contextmanager
+def reading(path: Path, progress: Callable[[], str]) -> Iterator[None]:
+    """What is wrong with a file, as a ValueError of one line that says how far the reading came."""
+    try:
+        yield
+    except EOFError:
+        raise ValueError(f"{path} is truncated after {progress()}. Fetch it again.") from None
+    except (BadGzipFile, zlib.error, zstandard.ZstdError, ArrowException) as error:
+        raise ValueError(f"{path} is damaged after {progress()}: {one_line(error)}. Fetch it again.") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
 
 
 def one_line(error: Exception) -> str:

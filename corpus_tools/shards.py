@@ -130,7 +130,10 @@ class Instances(Sequence[tuple[list[Tokens], int]]):
             f"{task}.{name}" for name in names
         )
         self.shards = [(path, path.stat().st_mtime_ns) for path in paths]
-        self.ends = list(accumulate(read_header(path)[0][self.labels]["shape"][0] for path in paths))
+        headers = (read_header(path)[0] for path in paths)
+        # A shard made of a click log holds this task alone, and those made of documents then lack it.
+        sizes = (header[self.labels]["shape"][0] if self.labels in header else 0 for header in headers)
+        self.ends = list(accumulate(sizes))
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0

@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from tokenizers import Tokenizer
 
+from corpus_tools.clicks import predicts
 from corpus_tools.config import CorpusConfig
 from corpus_tools.shards import Instances, read_manifest
 from corpus_tools.tokenizer import load_tokenizer, vocabulary
@@ -59,7 +60,7 @@ def show(corpus: Path, task: str, count: int = 3, seed: int = 0) -> RenderableTy
     tokenizer = load_tokenizer(f"{corpus / 'tokenizer.json'}")
     instances = Instances(corpus, "train", task)
     chosen = np.random.default_rng(seed).choice(len(instances), min(count, len(instances)), replace=False)
-    lines = [Text(f"{task}: {spec.summary}", "bold")]
+    lines = [Text(f"{task}: {predicts(spec, manifest)}", "bold")]
     labels = spec.labels(settings) if spec.labels else ()
     if spec.head == Head.TOKEN:
         first, second = labels

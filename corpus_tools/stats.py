@@ -7,8 +7,10 @@ from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 
-from corpus_tools.build import account
+from corpus_tools.build import account, account_clicks
+from corpus_tools.clicks import predicts
 from corpus_tools.shards import SPLITS, read_manifest
+from pretrain.tasks import TASKS, ir_relevance
 
 SHOWN_LABELS = 3
 
@@ -26,6 +28,8 @@ def stats(corpus: Path) -> RenderableType:
         f"tokenizer: {tokenizer['vocab_size']:,} pieces, {'uncased' if tokenizer['uncased'] else 'cased'}",
         account(documents),
     ]
+    if "clicks" in manifest:
+        lines.append(account_clicks(manifest["clicks"]))
     parts: list[RenderableType] = ["\n".join(lines)]
     if documents["refused"]:
         table = Table("refused for", "documents", box=None, pad_edge=False)
@@ -33,7 +37,10 @@ def stats(corpus: Path) -> RenderableType:
         for reason, count in sorted(documents["refused"].items(), key=lambda item: (-item[1], item[0])):
             table.add_row(reason, f"{count:,}")
         parts.append(table)
-    return Group(*parts, "", task_table(manifest), "", label_table(manifest))
+    parts += ["", task_table(manifest), "", label_table(manifest)]
+    if ir_relevance.NAME in manifest["tasks"]:
+        parts.append(f"\n{ir_relevance.NAME}: {predicts(TASKS[ir_relevance.NAME], manifest)}")
+    return Group(*parts)
 
 
 def task_table(manifest: dict) -> Table:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from corpus_tools.config import CorpusConfig, Section
+from corpus_tools.config import CorpusConfig, Section, refuse_unread
 from pretrain.schedule import SCHEDULES
 from pretrain.tasks import TASKS
 
@@ -115,6 +115,7 @@ class Config(Section):
                     f"task {name} needs an uncased tokenizer, else the input shows the label. "
                     "Set corpus.lowercase=true, or drop the task."
                 )
+        refuse_unread(self.corpus, self.tasks)
         if self.model.prior is not None and self.corpus.tokenizer == "train":
             raise ValueError(
                 f"model.prior={self.model.prior} knows the ids of its own tokenizer, not those of a trained one. "
