@@ -324,6 +324,8 @@ class Pace:
 
     def step(self, state: State, task: str, rate: float, result: StepResult) -> None:
         for name, loss in result.losses.items():
+            if not result.targets[name]:  # a companion that found nothing to predict
+                continue
             self.losses[name] = self.losses.get(name, 0) + loss
             self.targets[name] = self.targets.get(name, 0) + result.targets[name]
         self.tokens += result.tokens
@@ -344,7 +346,7 @@ class Pace:
             "step": state.step,
             "num_steps": total,
             "task": task,
-            "loss": {name: loss / max(1, self.targets[name]) for name, loss in zip(names, sums, strict=True)},
+            "loss": {name: loss / self.targets[name] for name, loss in zip(names, sums, strict=True)},
             "lr": rate,
             "tokens_per_second": self.tokens / (now - self.window_begun),
             "padding_share": 1 - self.tokens / self.slots,
