@@ -5,7 +5,8 @@ comma, and with the half that announces it (虽然…但是), and the capital is
 joined by no marker are a class of their own. English markers join sentences; Chinese ones mostly join the clauses of
 one sentence, so there both are paired. Pairs stay inside a paragraph.
 
-Of every class a pool keeps `marker_cap` pairs, drawn at random: "but" would be most of the data.
+Of every class a pool keeps `marker_cap` pairs, drawn at random: "but" would be most of the data. Pairs without a marker
+are kept only as often as the most frequent marker, else they would be most of a small pool.
 """
 
 import re
@@ -19,6 +20,7 @@ from pretrain.tasks.metrics import accuracy_beside_majority
 from pretrain.tasks.spec import AnnotatedDocument, Family, Head, Instance, Pool, Settings, TaskSpec
 
 NAME = "discourse_relation"
+NO_MARKER = 0
 LEXICONS = {"en": ENGLISH, "zh": CHINESE}
 LEAST = {"en": 3, "zh": 4}
 """Words (Chinese: characters) that each side must have."""
@@ -30,9 +32,12 @@ def build(pool: Pool) -> Iterator[Instance]:
     for document in pool.documents:
         rng = pool.rng(NAME, document.id)
         candidates += [(rng.random(), instance) for instance in find_pairs(document, pool.settings)]
+    found = Counter(instance.label for _, instance in candidates)
+    cap = pool.settings.marker_cap
+    caps = {NO_MARKER: min(cap, max((count for label, count in found.items() if label != NO_MARKER), default=0))}
     kept: Counter[int] = Counter()
     for _, instance in sorted(candidates):
-        if kept[instance.label] < pool.settings.marker_cap:
+        if kept[instance.label] < caps.get(instance.label, cap):
             kept[instance.label] += 1
             yield instance
 

@@ -84,8 +84,10 @@ def test_chinese_words_that_contain_a_marker_are_left_out(text):
 
 
 def test_no_marker_is_a_class():
-    assert pairs("It was very cold.", "The ice did not hold.") == [
-        (("It was very cold.", "The ice did not hold."), "no marker")
+    made = pairs("It was very cold.", "The ice did not hold.", "But the men were glad.")
+    assert made == [
+        (("It was very cold.", "The ice did not hold."), "no marker"),
+        (("The ice did not hold.", "The men were glad."), "but"),
     ]
 
 
@@ -141,6 +143,15 @@ def test_the_cap_holds_for_every_class():
     sentences = [text for i in range(40) for text in (f"The day was number {i}.", f"But the ice held {i} men.")]
     pool = make_pool(make_document("d", sentences), marker_cap=7)
     assert set(Counter(label for _, label in SPEC.build(pool)).values()) == {7}
+
+
+def test_pairs_without_a_marker_never_outnumber_the_most_frequent_marker():
+    plain = [f"The day was number {i}." for i in range(30)]
+    marked = ["But the ice held.", "The men were glad.", "But the ice was thin.", "However, the men went home."]
+    pool = make_pool(make_document("d", plain + marked))
+    names = SPEC.labels(Settings("en"))
+    counts = Counter(names[label] for _, label in SPEC.build(pool))
+    assert counts == {"no marker": 2, "but": 2, "however": 1}
 
 
 def test_order_of_documents_does_not_change_what_the_cap_keeps():
