@@ -182,38 +182,26 @@ def test_another_tokenizer_is_refused(tiny):
         train(tiny, [1], report, TYPED)
 
 
-def test_a_vocabulary_larger_than_the_models_is_refused(tiny, tmp_path):
-    export_folder = tmp_path / "small"
-    ErnieForMaskedLM(
-        ErnieForMaskedLM.config_class(
-            vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-        )
-    ).save_pretrained(export_folder)
-    config = with_prior(tiny, export_folder)
-    with Report(config) as report, pytest.raises(ValueError, match=r"100 entries.*50"):
-        train(config, [1], report, TYPED)
-
-
-def test_a_size_that_contradicts_the_prior_is_refused(tiny, tmp_path):
-    folder = tmp_path / "prior"
-    ErnieForMaskedLM(
-        ErnieForMaskedLM.config_class(
-            vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-        )
-    ).save_pretrained(folder)
-    config = with_prior(tiny, folder, layers=12)
-    with Report(config) as report, pytest.raises(ValueError, match=r"model.layers=12.*has 1"):
-        train(config, [1], report, TYPED)
-
-
-def ernie_checkpoint(folder: Path) -> Path:
-    shape = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+def ernie_checkpoint(folder: Path, vocab_size: int = 100) -> Path:
+    shape = {"vocab_size": vocab_size, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     torch.manual_seed(0)
     model = ErnieForMaskedLM(
         ErnieForMaskedLM.config_class(**shape, intermediate_size=32, type_vocab_size=4, use_task_id=True)
     )
     model.save_pretrained(folder)
     return folder
+
+
+def test_a_vocabulary_larger_than_the_models_is_refused(tiny, tmp_path):
+    config = with_prior(tiny, ernie_checkpoint(tmp_path / "small", vocab_size=50))
+    with Report(config) as report, pytest.raises(ValueError, match=r"100 entries.*50"):
+        train(config, [1], report, TYPED)
+
+
+def test_a_size_that_contradicts_the_prior_is_refused(tiny, tmp_path):
+    config = with_prior(tiny, ernie_checkpoint(tmp_path / "prior"), layers=12)
+    with Report(config) as report, pytest.raises(ValueError, match=r"model.layers=12.*has 1"):
+        train(config, [1], report, TYPED)
 
 
 def test_tasks_added_later_start_from_the_task_row_of_an_ernie_prior(tiny, tmp_path):
