@@ -106,7 +106,7 @@ def train(
     claim_folder(settings)
     ensure_corpus(settings.corpus, settings.tasks, settings.seed)
     if all(finished(settings, number) for number in wanted):
-        typer.echo(f"nothing left to train: stages {', '.join(map(str, wanted))} are finished")
+        typer.echo(f"nothing left to train; finished before: stage {', '.join(map(str, wanted))}")
     elif processes == 1:
         ranks.train_here(typed, port)
     else:
