@@ -134,7 +134,8 @@ def test_ctrl_c_saves_and_another_number_of_ranks_goes_on(place):
     os.kill(ranks.pid, signal.SIGINT)
     said, _ = ranks.communicate(timeout=100)
     assert ranks.returncode == 130
-    assert "stopped and saved. To go on: make stage1 CONFIG=tiny.yaml" in said and "Traceback" not in said
+    again = f"cumul train tiny.yaml {' '.join(overrides)} --processes=2"
+    assert f"stopped and saved. To go on: {again}" in said and "Traceback" not in said
     assert (place / "runs/tiny/stage1/checkpoints/latest.json").exists()
     rest = cumul("train", "tiny.yaml", *overrides)
     assert rest.returncode == 0, rest.stderr
