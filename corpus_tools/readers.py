@@ -63,13 +63,6 @@ def read(sources: Sequence[str], keys: Mapping[str, str], max_bytes: int) -> Ite
             yield from demo_documents(name)
 
 
-def size_of(sources: Sequence[str]) -> int | None:
-    """Bytes of input on disk, compressed as they are; None where a source is no file."""
-    if any(map(is_scheme, sources)):
-        return None
-    return sum(path.stat().st_size for source in sources for path in paths_of(source))
-
-
 def is_scheme(source: str) -> bool:
     return source.startswith(("demo:", "datasets:"))
 

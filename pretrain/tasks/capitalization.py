@@ -10,11 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from pretrain.tasks.metrics import f1
-from pretrain.tasks.runs import every_segment
+from pretrain.tasks.runs import every_segment, flagged_words
 from pretrain.tasks.spec import (
     CAPITALISED,
     CASED,
-    WORD_START,
     AnnotatedDocument,
     Family,
     Head,
@@ -40,8 +39,7 @@ def has_both_cases(document: AnnotatedDocument) -> bool:
 
 
 def target(tokens: Tokens, rng: np.random.Generator, vocabulary: Vocabulary, settings: Settings) -> Targets:
-    positions = np.flatnonzero((tokens.annotations & (WORD_START | CASED)) == WORD_START | CASED)
-    return Targets(tokens.ids, positions, ((tokens.annotations[positions] & CAPITALISED) > 0).astype(np.int64))
+    return flagged_words(tokens, CASED, CAPITALISED)
 
 
 def metric(labels: np.ndarray, predictions: np.ndarray) -> Score:

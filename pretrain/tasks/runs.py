@@ -1,8 +1,10 @@
-"""How tasks cut documents into runs."""
+"""What tasks share: how documents are cut into runs, and how annotated words become targets."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from pretrain.tasks.spec import AnnotatedDocument, Instance, Run, Sentence
+import numpy as np
+
+from pretrain.tasks.spec import WORD_START, AnnotatedDocument, Instance, Run, Sentence, Targets, Tokens
 
 
 def every_segment(documents: Iterable[AnnotatedDocument]) -> Iterator[Instance]:
@@ -15,3 +17,10 @@ def every_segment(documents: Iterable[AnnotatedDocument]) -> Iterator[Instance]:
 def join(sentences: Sequence[Sentence]) -> Run:
     """Consecutive sentences as one run."""
     return Run(sentences[0].run.start, sentences[-1].run.stop)
+
+
+def flagged_words(tokens: Tokens, known: int, flag: int) -> Targets:
+    """The first token of every word for which `known` is set; the label is whether `flag` is set too."""
+    wanted = WORD_START | known
+    positions = np.flatnonzero((tokens.annotations & wanted) == wanted)
+    return Targets(tokens.ids, positions, ((tokens.annotations[positions] & flag) > 0).astype(np.int64))

@@ -10,11 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from pretrain.tasks.metrics import balanced_accuracy
-from pretrain.tasks.runs import every_segment
+from pretrain.tasks.runs import every_segment, flagged_words
 from pretrain.tasks.spec import (
     RECURRENCE_KNOWN,
     RECURS,
-    WORD_START,
     Family,
     Head,
     Instance,
@@ -33,9 +32,7 @@ def build(pool: Pool) -> Iterator[Instance]:
 
 
 def target(tokens: Tokens, rng: np.random.Generator, vocabulary: Vocabulary, settings: Settings) -> Targets:
-    known = WORD_START | RECURRENCE_KNOWN
-    positions = np.flatnonzero((tokens.annotations & known) == known)
-    return Targets(tokens.ids, positions, ((tokens.annotations[positions] & RECURS) > 0).astype(np.int64))
+    return flagged_words(tokens, RECURRENCE_KNOWN, RECURS)
 
 
 def metric(labels: np.ndarray, predictions: np.ndarray) -> Score:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpus_tools.document import Document, Refused
-from corpus_tools.readers import lines_of, read, size_of
+from corpus_tools.readers import lines_of, read
 
 MB = 1_000_000
 RECORDS = [
@@ -117,12 +117,6 @@ def test_folders_and_globs_are_read_in_order_and_ids_do_not_depend_on_the_place(
     assert [document.id for document in read_all(tmp_path / "there")] == ids
     assert [document.id for document in read_all(tmp_path / "here" / "*" / "x.*")] == ["a/x.txt#1", "b/x.txt#1"]
     assert [document.id for document in read_all(tmp_path / "here" / "**" / "y.*")] == ["y.txt.gz#1"]
-
-
-def test_size_is_what_lies_on_disk(tmp_path):
-    a, b = write(tmp_path / "a.txt", "12345"), write(tmp_path / "b.txt.gz", "12345")
-    assert size_of([str(tmp_path)]) == a.stat().st_size + b.stat().st_size
-    assert size_of([str(tmp_path), "demo:en"]) is None
 
 
 def test_sources_that_are_not_there_are_named(tmp_path):
