@@ -6,7 +6,7 @@ ARGS ?=
 CUMUL := .venv/bin/cumul
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan corpus stage1 stage2 stage3 evaluate export results test test-all check clean
+.PHONY: help setup extras demo plan corpus stage1 stage2 stage3 evaluate export results test test-all check clean
 
 help: ## list the targets
 	@echo 'make TARGET [CONFIG=configs/mine.yaml] [ARGS="section.key=value …"]'
@@ -20,6 +20,13 @@ setup: .venv/.installed ## make .venv with exact pins (demo and test do it too)
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+extras: .venv/.extras ## add what is optional: taggers, Ray, what the tests drive a browser with
+
+.venv/.extras: .venv/.installed requirements-extras.txt
+	@echo 'adding the optional packages to .venv'
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-extras.txt
 	@touch $@
 
 demo: setup ## everything on the demo corpus: train, evaluate, export (DEMO=zh, DEMO=en-scratch: others)
@@ -45,10 +52,10 @@ results: setup ## the table of a run
 export: setup ## the last finished stage as a Hugging Face checkpoint
 	@$(CUMUL) export $(CONFIG) $(ARGS)
 
-test: setup ## the tests, but not those that take minutes
+test: extras ## the tests, but not those that take minutes
 	@.venv/bin/python -m pytest --quiet
 
-test-all: setup ## all tests
+test-all: extras ## all tests
 	@.venv/bin/python -m pytest --quiet -m ''
 
 check: setup ## style and types

@@ -16,6 +16,21 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class SlurmConfig(Section):
+    """What a Slurm job needs to be told; read where corpus.executor=slurm."""
+
+    partition: str = "cpu"
+    time: str = "24:00:00"
+    """Longest time of one task."""
+    qos: str = ""
+    cpus_per_task: int = Field(1, ge=1)
+    mem_per_cpu_gb: int = Field(2, ge=1)
+    tasks_per_job: int = Field(16, ge=1)
+    """Tasks that one process does in turn: it loads tokenizer and lexicons once."""
+    arguments: dict[str, str] = {}
+    """Other options of sbatch, such as {account: lab}."""
+
+
 class CorpusConfig(Section):
     name: str = "demo"
     """The corpus lies in corpora/<name>/."""
@@ -26,9 +41,25 @@ class CorpusConfig(Section):
     clicks: list[str] = []
     """Click logs (.tsv .csv, .gz .zst) with the columns query, title, shown, clicked: the labels of ir_relevance.
     Without one they are pseudo-labels, made of the documents."""
+    examined_only: bool = False
+    """Of a query's skipped titles use only those shown above its last click: nobody may have seen the rest.
+    Needs a column `position`."""
+    grades: list[str] = []
+    """Graded sets (.tsv .csv .jsonl, .gz .zst) with the columns query, title, grade (0 poor, 1 some, 2 very relevant):
+    the labels of ir_relevance."""
+    relations: list[str] = []
+    """Marked pairs (.tsv .csv .jsonl with sentence1, sentence2, label) or DISRPT relation files (.rels): the labels of
+    discourse_relation, instead of mining."""
     language: Literal["en", "zh"] = "en"
     segmenter: Literal["rjieba", "jieba"] = "rjieba"
     """Chinese words; English words come from the tokenizer's own splitting."""
+    knowledge: list[str] | None = None
+    """Where units come from, in order of precedence: lexicon, spacy, lac, classifier, names, phrases.
+    None: [lexicon, names, phrases], as far as they are configured. Words are units where nothing else is."""
+    lexicons: list[str] = []
+    """Files or folders of entries, one a line (THUOCL-like: a tab and a count may follow)."""
+    tagger: str | None = None
+    """The model of `spacy` or `classifier`: its name or directory."""
     tokenizer: str = "train"
     """`train` a WordPiece on the corpus, or adopt one: a directory or tokenizer.json, a hub name, `demo:minilm`."""
     vocab_size: int = Field(16_000, ge=200)
@@ -39,6 +70,8 @@ class CorpusConfig(Section):
     """Tokens in a sequence, [CLS] and [SEP] included."""
     max_segments: int = Field(4, ge=2, le=6)
     """m of sentence reordering; the encoder needs as many token types."""
+    deduplicate: Literal["no", "exact", "minhash"] = "no"
+    """Refuse documents whose text is, or nearly is, that of one before (datatrove)."""
     mask_share: float = Field(0.15, gt=0, lt=1)
     marker_cap: int = Field(200, ge=1)
     """Instances a shard keeps of one discourse marker."""
@@ -50,6 +83,9 @@ class CorpusConfig(Section):
     """Larger documents, or lines, are refused."""
     shard_mb: float = Field(4.0, gt=0)
     """Text in one shard. A shard is also the pool that negatives are drawn from."""
+    executor: Literal["local", "slurm", "ray"] = "local"
+    """What runs the build: processes of this machine, a Slurm cluster, or a Ray cluster."""
+    slurm: SlurmConfig = SlurmConfig()
 
     def settings(self) -> Settings:
         return Settings(self.language, self.max_length, self.max_segments, self.mask_share, self.marker_cap)
