@@ -16,9 +16,8 @@ from glob import glob
 from gzip import BadGzipFile, GzipFile
 from io import BufferedIOBase
 from itertools import chain
-from os.path import abspath, commonpath
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
 import pyarrow.parquet as pq
@@ -31,6 +30,8 @@ from corpus_tools.packages import demo_documents
 CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ufeff]")
 """What no text is made of: control characters that are not white space, and the byte order mark."""
 BOM = b"\xef\xbb\xbf"
+BLOCK = 4_000_000
+"""Bytes of text that stay together where a file is shared out."""
 
 
 class Refusal(Exception):
@@ -41,26 +42,34 @@ Record = Mapping[str, Any] | Refusal
 """What one line or row holds, or why it holds nothing."""
 
 
-def read(sources: Sequence[str], keys: Mapping[str, str], max_bytes: int) -> Iterator[Document | Refused]:
-    """The documents of all sources, in the order of the sources and, within a source, of its sorted files.
+class Share(NamedTuple):
+    """One of several equal parts of a large file: of its text, blocks of BLOCK bytes are dealt out in turn."""
 
-    `keys` renames the fields `id`, `title` and `text` of records. Raises ValueError where a source cannot be read.
+    part: int = 0
+    parts: int = 1
+
+    def has(self, offset: int) -> bool:
+        """Is what begins at this byte of the text (Parquet: at this row group × BLOCK) in the part?"""
+        return offset // BLOCK % self.parts == self.part
+
+
+WHOLE = Share()
+
+
+def read(
+    source: str, name: str, keys: Mapping[str, str], max_bytes: int, share: Share = WHOLE
+) -> Iterator[Document | Refused]:
+    """The documents of a file, a data set or a demo corpus. Raises ValueError where it cannot be read.
+
+    `name` is what default ids begin with; `keys` renames the fields `id`, `title` and `text` of records.
     """
-    if not sources:
-        raise ValueError("corpus.sources is empty. Name files, folders, globs, datasets:NAME or demo:en.")
-    found = {source: paths_of(source) for source in sources if not is_scheme(source)}
-    # Files are named from the folder that all share, so that ids do not change with the place where the data lies.
-    folders = [abspath(path.parent) for paths in found.values() for path in paths]
-    shared = commonpath(folders) if folders else ""
-    for source in sources:
-        scheme, _, name = source.partition(":")
-        if source in found:
-            for path in found[source]:
-                yield from read_file(path, Path(abspath(path)).relative_to(shared).as_posix(), keys, max_bytes)
-        elif scheme == "datasets":
-            yield from read_dataset(name, keys, max_bytes)
-        else:
-            yield from demo_documents(name)
+    scheme, _, rest = source.partition(":")
+    if not is_scheme(source):
+        yield from read_file(Path(source), name, keys, max_bytes, share)
+    elif scheme == "datasets":
+        yield from read_dataset(rest, keys, max_bytes)
+    else:
+        yield from demo_documents(rest)
 
 
 def is_scheme(source: str) -> bool:
@@ -98,7 +107,9 @@ def reader_of(path: Path) -> "Reader | None":
     return READERS.get(suffix)
 
 
-def read_file(path: Path, name: str, keys: Mapping[str, str], max_bytes: int) -> Iterator[Document | Refused]:
+def read_file(
+    path: Path, name: str, keys: Mapping[str, str], max_bytes: int, share: Share
+) -> Iterator[Document | Refused]:
     reader = reader_of(path)
     if reader is None:
         yield Refused(str(path), "unsupported extension")
@@ -106,10 +117,10 @@ def read_file(path: Path, name: str, keys: Mapping[str, str], max_bytes: int) ->
     count = 0
     with reading(path, lambda: f"{count} documents"):
         if path.stat().st_size:
-            for document in reader(path, name, keys, max_bytes):
+            for document in reader(path, name, keys, max_bytes, share):
                 count += 1
                 yield document
-    if count == 0:
+    if count == 0 and share.parts == 1:
         yield Refused(str(path), "empty file")
 
 
@@ -130,39 +141,57 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
-# One function a format: path, name for ids, keys, max_bytes.
+# One function a format: path, name for ids, keys, max_bytes, the share to read.
 
 
-def read_text(path: Path, name: str, keys: Mapping[str, str], max_bytes: int) -> Iterator[Document | Refused]:
-    number, first, size, block = 0, 0, 0, list[bytes]()
-    for at, line in chain(lines_of(path, max_bytes), [(0, b"")]):
+def read_text(
+    path: Path, name: str, keys: Mapping[str, str], max_bytes: int, share: Share
+) -> Iterator[Document | Refused]:
+    number, first, begin, size, block = 0, 0, 0, 0, list[bytes]()
+    for at, offset, line in chain(placed_lines(path, max_bytes), [(0, 0, b"")]):
         if line.strip():
-            first = first or at
+            if not first:
+                first, begin = at, offset
             size += len(line)
             if size <= max_bytes:
                 block.append(line)
         elif first:
             number += 1
             try:
-                if size > max_bytes:
-                    raise Refusal("too large")
-                yield document(f"{name}#{number}", None, decode(b"\n".join(block), max_bytes))
+                if share.has(begin):
+                    if size > max_bytes:
+                        raise Refusal("too large")
+                    yield document(f"{name}#{number}", None, decode(b"\n".join(block), max_bytes))
             except Refusal as refusal:
                 yield Refused(f"{path}:{first}", str(refusal))
             first, size, block = 0, 0, []
 
 
-def read_jsonl(path: Path, name: str, keys: Mapping[str, str], max_bytes: int) -> Iterator[Document | Refused]:
-    records = ((number, parse(line, max_bytes)) for number, line in lines_of(path, max_bytes) if line.strip())
+def read_jsonl(
+    path: Path, name: str, keys: Mapping[str, str], max_bytes: int, share: Share
+) -> Iterator[Document | Refused]:
+    lines = placed_lines(path, max_bytes)
+    records = ((number, parse(line, max_bytes)) for number, at, line in lines if share.has(at) and line.strip())
     return from_records(records, str(path), name, keys, max_bytes)
 
 
-def read_parquet(path: Path, name: str, keys: Mapping[str, str], max_bytes: int) -> Iterator[Document | Refused]:
+def read_parquet(
+    path: Path, name: str, keys: Mapping[str, str], max_bytes: int, share: Share
+) -> Iterator[Document | Refused]:
     with pq.ParquetFile(path) as table:
         columns = columns_of(table.schema_arrow.names, str(path), keys)
-        batches = table.iter_batches(batch_size=32, columns=columns)
-        records = (row(batch, index) for batch in batches for index in range(len(batch)))
-        yield from from_records(enumerate(records, 1), str(path), name, keys, max_bytes)
+        records = parquet_records(table, columns, share)
+        yield from from_records(records, str(path), name, keys, max_bytes)
+
+
+def parquet_records(table: pq.ParquetFile, columns: list[str], share: Share) -> Iterator[tuple[int, Record]]:
+    number = 0
+    for group in range(table.num_row_groups):
+        if share.has(group * BLOCK):
+            batches = table.iter_batches(batch_size=32, row_groups=[group], columns=columns)
+            rows = (row(batch, index) for batch in batches for index in range(len(batch)))
+            yield from enumerate(rows, number + 1)
+        number += table.metadata.row_group(group).num_rows
 
 
 def read_dataset(name: str, keys: Mapping[str, str], max_bytes: int) -> Iterator[Document | Refused]:
@@ -176,7 +205,7 @@ def read_dataset(name: str, keys: Mapping[str, str], max_bytes: int) -> Iterator
         yield Refused(place, "empty data set")
 
 
-Reader = Callable[[Path, str, Mapping[str, str], int], Iterator[Document | Refused]]
+Reader = Callable[[Path, str, Mapping[str, str], int, Share], Iterator[Document | Refused]]
 READERS: dict[str, Reader] = {".txt": read_text, ".jsonl": read_jsonl, ".parquet": read_parquet}
 
 
@@ -313,17 +342,24 @@ def decode(raw: bytes, max_bytes: int) -> str:
 
 def lines_of(path: Path, max_bytes: int) -> Iterator[tuple[int, bytes]]:
     """Numbered lines without their ends; of one longer than max_bytes only enough bytes to tell that it is."""
-    number, limit, pending = 0, max_bytes + len(BOM) + 1, b""
+    return ((number, line) for number, _, line in placed_lines(path, max_bytes))
+
+
+def placed_lines(path: Path, max_bytes: int) -> Iterator[tuple[int, int, bytes]]:
+    """As `lines_of`, each with the byte of the text at which it begins."""
+    number, limit, pending, start, length = 0, max_bytes + len(BOM) + 1, b"", 0, 0
     with path.open("rb") as file:
         for chunk in CODECS.get(path.suffix.lower(), plain)(file):
             head, *rest = chunk.split(b"\n")
             pending += head[: limit - len(pending)]
+            length += len(head)
             for part in rest:
                 number += 1
-                yield number, pending.removeprefix(BOM) if number == 1 else pending
-                pending = part[:limit]
+                yield number, start, pending.removeprefix(BOM) if number == 1 else pending
+                start += length + 1
+                pending, length = part[:limit], len(part)
     if pending:
-        yield number + 1, pending.removeprefix(BOM) if number == 0 else pending
+        yield number + 1, start, pending.removeprefix(BOM) if number == 0 else pending
 
 
 def plain(file: BufferedIOBase) -> Iterator[bytes]:

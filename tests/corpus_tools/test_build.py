@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from written import SMALL, english, write_jsonl
 
-from corpus_tools.build import build_corpus, ensure_corpus, pools, split_of
+from corpus_tools.build import build_corpus, ensure_corpus
 from corpus_tools.config import CorpusConfig
 from corpus_tools.document import Document, Section
 from corpus_tools.shards import SPLITS, Instances, map_tensors, read_manifest
+from corpus_tools.steps import pools, split_of
 from corpus_tools.tokenizer import load_tokenizer, vocabulary
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import CAPITALISED, RECURRENCE_KNOWN, RECURS, WORD_START, assemble
@@ -46,7 +47,7 @@ def test_every_task_is_fed(corpus):
     for task, row in manifest["tasks"].items():
         for split in SPLITS:
             assert row[split] == len(Instances(corpus, split, task)) > 0
-    assert not (corpus / "building.json").exists()
+    assert not (corpus / "building").exists()
 
 
 def test_no_sequence_is_longer_than_max_length(corpus):

@@ -72,7 +72,7 @@ def test_chinese_is_120_chapters_with_their_titles():
 
 def test_demo_is_a_source():
     need("zh")
-    assert list(read(["demo:zh"], {}, 10**7)) == list(demo_documents("zh"))
+    assert list(read("demo:zh", "demo:zh", {}, 10**7)) == list(demo_documents("zh"))
 
 
 def test_checkpoint_is_bert_with_its_tokenizer():

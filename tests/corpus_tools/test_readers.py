@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from corpus_tools.document import Document, Refused
 from corpus_tools.readers import lines_of, read
+from corpus_tools.slices import find_slices
 
 MB = 1_000_000
 RECORDS = [
@@ -23,8 +24,13 @@ RECORDS = [
 ]
 
 
+def reading(sources: list[Path | str], keys: dict[str, str], max_bytes: int):
+    for slice in list(find_slices([str(source) for source in sources])):
+        yield from read(slice.source, slice.name, keys, max_bytes, slice.share)
+
+
 def read_all(*sources: Path | str, keys: dict[str, str] | None = None, max_bytes: int = MB):
-    return list(read([str(source) for source in sources], keys or {}, max_bytes))
+    return list(reading(list(sources), keys or {}, max_bytes))
 
 
 def texts(documents) -> list[tuple[str, ...]]:
@@ -142,7 +148,7 @@ def test_sources_that_are_not_there_are_named(tmp_path):
 def test_a_missing_source_is_found_before_anything_is_read(tmp_path):
     source = write(tmp_path / "a.txt", "One.")
     with pytest.raises(ValueError, match="absent"):
-        next(read([str(source), str(tmp_path / "absent.txt")], {}, MB))
+        next(reading([source, tmp_path / "absent.txt"], {}, MB))
 
 
 def test_files_of_another_kind_in_a_folder_are_counted(tmp_path):
@@ -173,7 +179,7 @@ def test_a_truncated_archive_is_an_error_that_counts_what_was_read(tmp_path, end
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     read_so_far = []
     with pytest.raises(ValueError, match=r"a\.\S+ is truncated after \d+ documents\. Fetch it again") as caught:
-        for item in read([str(path)], {}, MB):
+        for item in reading([path], {}, MB):
             read_so_far.append(item)
     assert f"after {len(read_so_far)} documents" in str(caught.value)
     assert 0 < len(read_so_far) < 5_000

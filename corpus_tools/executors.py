@@ -1,0 +1,222 @@
+"""Where the tasks of a build run: processes of this machine, a Slurm cluster, a Ray cluster. datatrove's executors.
+
+A task that is finished leaves a marker, `completions/00000` in the folder of its stage; run again, a stage does what is
+left. Slurm and Ray need the folder on a disk that all machines see.
+"""
+
+import errno
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, redirect_stderr
+from copy import deepcopy
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor.base import PipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+
+from corpus_tools.config import CorpusConfig
+from corpus_tools.shards import KEPT
+
+POLL = 2.0
+"""Seconds between looks at what a cluster has finished."""
+MESSAGE = ("ValueError: ", "OSError: ")
+"""How the errors begin that a task explains to the user."""
+
+
+class Processes:
+    """Worker processes, started when the first stage needs them and kept for the next."""
+
+    def __init__(self, number: int):
+        self.number = number
+        self.pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+    def submit(self, function: Callable[[int], int], rank: int) -> Future[int]:
+        if self.pool is None:
+            # spawn: a fork of a process whose tokenizer has started threads may hang
+            self.pool = ProcessPoolExecutor(self.number, get_context("spawn"), start_worker)
+        return self.pool.submit(function, rank)
+
+
+def run(
+    steps: Sequence[PipelineStep],
+    tasks: int,
+    folder: Path,
+    config: CorpusConfig,
+    processes: Processes,
+    origin: Callable[[int], str],
+    done: Callable[[int], None],
+) -> None:
+    """Run the tasks of a stage that are not finished, and call `done` with the rank of every one that is.
+
+    `folder` takes markers and logs; `origin` names what a task reads. Raises what a task raises: ValueError, OSError.
+    """
+    executor = make_executor(steps, tasks, folder.absolute(), config, processes.number)
+    left = executor.get_incomplete_ranks()
+    for rank in sorted(set(range(tasks)) - set(left)):
+        done(rank)
+    try:
+        if isinstance(executor, LocalPipelineExecutor):
+            run_here(executor, left, processes, origin, done)
+        else:
+            with watched(executor, left, done):
+                executor.run()
+    except subprocess.CalledProcessError as error:
+        missing = executor.get_incomplete_ranks()
+        raise OSError(f"sbatch: {len(missing)} of {tasks} tasks are not finished. {told(folder, missing)}") from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(f"cannot write below {folder}: {error.strerror}. {KEPT}") from None
+        raise
+    if missing := executor.get_incomplete_ranks():
+        raise OSError(f"{len(missing)} of {tasks} tasks are not finished. {told(folder, missing)}")
+
+
+def make_executor(
+    steps: Sequence[PipelineStep], tasks: int, folder: Path, config: CorpusConfig, workers: int
+) -> PipelineExecutor:
+    if config.executor == "local":
+        return LocalPipelineExecutor(list(steps), tasks, workers, f"{folder}")
+    if config.executor == "ray":
+        import ray  # an optional package
+
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False)  # RAY_ADDRESS names the cluster; without it, one on this machine
+        slots = min(workers, int(ray.cluster_resources()["CPU"]))
+        return RayPipelineExecutor(list(steps), tasks, slots, logging_dir=f"{folder}")
+    slurm = config.slurm
+    if shutil.which("sbatch") is None:
+        raise ValueError("corpus.executor=slurm needs sbatch: run this on a machine that submits to Slurm.")
+    if shlex.quote(f"{folder}") != f"{folder}":
+        raise ValueError(f"corpus.executor=slurm: {folder} holds a character that a shell reads. Rename it.")
+    return SlurmPipelineExecutor(
+        list(steps),
+        tasks,
+        slurm.time,
+        slurm.partition,
+        cpus_per_task=slurm.cpus_per_task,
+        mem_per_cpu_gb=slurm.mem_per_cpu_gb,
+        tasks_per_job=slurm.tasks_per_job,
+        qos=slurm.qos,
+        job_name=f"cumul-{folder.name}",
+        env_command=f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH",
+        sbatch_args={**slurm.arguments, "wait": ""},  # the stages depend on each other: wait for every one
+        logging_dir=f"{folder}",
+        mail_type="NONE",
+    )
+
+
+def run_here(
+    executor: LocalPipelineExecutor,
+    left: Sequence[int],
+    processes: Processes,
+    origin: Callable[[int], str],
+    done: Callable[[int], None],
+) -> None:
+    """Instead of datatrove's own pool, which waits for ever when a process is killed."""
+    task = Task(executor)
+    if processes.number == 1 or len(left) < 2:
+        for rank in left:
+            done(task(rank))
+        return
+    running: dict[Future[int], int] = {}
+    waiting = iter(left)
+    try:
+        while True:
+            for rank in waiting:
+                running[processes.submit(task, rank)] = rank
+                if len(running) > processes.number:
+                    break
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                done(future.result())
+                del running[future]
+    except BrokenProcessPool:
+        places = ", ".join(sorted({origin(rank) for rank in running.values()}))
+        raise OSError(
+            "a worker process was killed, often for want of memory. It was at one of: "
+            f"{places}. Run again, with fewer workers or a lower corpus.max_document_mb: finished work is kept."
+        ) from None
+    finally:
+        for future in running:
+            future.cancel()
+
+
+class Task:
+    """Runs one rank of an executor, whose log goes to its file alone."""
+
+    def __init__(self, executor: LocalPipelineExecutor):
+        self.executor = executor
+
+    def __call__(self, rank: int) -> int:
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            deepcopy(self.executor)._run_for_rank(rank)
+        return rank
+
+
+def start_worker() -> None:
+    """Ctrl-C is for the parent to handle, one process is one core, and a worker ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def watched(executor: PipelineExecutor, left: Sequence[int], done: Callable[[int], None]):
+    """Calls `done` for tasks that a cluster finishes meanwhile."""
+    open_ranks = set(left)
+    over = threading.Event()
+
+    def look() -> None:
+        for rank in sorted(open_ranks - set(executor.get_incomplete_ranks())):
+            open_ranks.remove(rank)
+            done(rank)
+
+    def watch() -> None:
+        while not over.wait(POLL):
+            look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        look()
+
+
+def told(folder: Path, ranks: Sequence[int]) -> str:
+    """What the log of the first task that failed says, and where it lies."""
+    for rank in ranks:
+        log = folder / "logs" / f"task_{rank:05}.log"
+        if log.exists():
+            lines = log.read_text("utf-8", "replace").splitlines()
+            found = [line.strip() for line in lines if line.strip().startswith(MESSAGE)]
+            if found:
+                return f"{found[-1].split(': ', 1)[1]} ({log})"
+    return f"Their logs: {folder / 'logs'}"
