@@ -90,9 +90,15 @@ def ensure_corpus(
     return corpus
 
 
+WHERE = {"executor", "slurm"}
+"""Settings that tell where a corpus is built; no manifest holds them."""
+DRAWN = {"mask_share", "mask_levels"}
+"""Settings that decide how training draws from a corpus, not what is in it."""
+
+
 def content(config: CorpusConfig) -> dict[str, Any]:
-    """The settings that decide what is in a corpus; others tell where it is built, or how training draws from it."""
-    return config.model_dump(mode="json", exclude={"executor", "slurm", "mask_share", "mask_levels"})
+    """The settings that decide what is in a corpus."""
+    return config.model_dump(mode="json", exclude=WHERE | DRAWN)
 
 
 def build_corpus(
@@ -313,7 +319,7 @@ class Build:
         refuse_unfed(specs, table)
         tokenizer = load_tokenizer(f"{self.corpus / 'tokenizer.json'}")
         manifest = {
-            "config": config.model_dump(mode="json"),
+            "config": config.model_dump(mode="json", exclude=WHERE),
             "seed": work.seed,
             "tokenizer": {
                 "fingerprint": fingerprint(tokenizer),

@@ -20,6 +20,7 @@ from datatrove.pipeline.dedup import (
     MinhashDedupSignature,
 )
 from datatrove.pipeline.dedup.minhash import MinhashConfig
+from datatrove.utils.hashing import HashConfig
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 from corpus_tools.segmentation import words
@@ -43,8 +44,9 @@ def content_of(text: Text) -> str:
     return text.text
 
 
-EXACT = ExactDedupConfig(content_of)
-MINHASH = MinhashConfig()
+HASH = HashConfig(hash_fc="sha1")  # datatrove's xxhash works with releases before 4 only
+EXACT = ExactDedupConfig(content_of, hash_config=HASH)
+MINHASH = MinhashConfig(hash_config=HASH)
 
 
 def comparing(work: Work) -> list[tuple[str, list[PipelineStep], int | None]]:

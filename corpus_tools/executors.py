@@ -23,6 +23,7 @@ from pathlib import Path
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
+from loguru import logger
 
 from corpus_tools.config import CorpusConfig
 from corpus_tools.shards import KEPT
@@ -91,13 +92,15 @@ def run(
 def make_executor(
     steps: Sequence[PipelineStep], tasks: int, folder: Path, config: CorpusConfig, workers: int
 ) -> PipelineExecutor:
+    logger.disable("datatrove")  # in this process: the user is told by the meter, and by `told`
     if config.executor == "local":
         return LocalPipelineExecutor(list(steps), tasks, workers, f"{folder}")
     if config.executor == "ray":
         import ray  # an optional package
 
         if not ray.is_initialized():
-            ray.init(log_to_driver=False)  # RAY_ADDRESS names the cluster; without it, one on this machine
+            # RAY_ADDRESS names the cluster; without it, one on this machine
+            ray.init(log_to_driver=False, logging_level="warning")
         slots = min(workers, int(ray.cluster_resources()["CPU"]))
         return RayPipelineExecutor(list(steps), tasks, slots, logging_dir=f"{folder}")
     slurm = config.slurm
