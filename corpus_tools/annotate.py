@@ -1,39 +1,47 @@
 """Text to annotated tokens: ids from the tokenizer, flags from the original string through its offsets.
 
-The hot path of the corpus build: one call into Rust for a batch of sentences, then arrays over the whole batch and one
-cached look-up per word; no Python per token. Texts are brought to NFC first, because the offsets of a token leave out
-the combining mark that the tokenizer strips.
+The hot path of the corpus build: a text is cut into fragments, all that is known of them is looked up, and arrays over
+the whole batch are put together; no Python per token or word. Texts are brought to NFC first, because the offsets of a
+token leave out the combining mark that the tokenizer strips.
 
 A word is capitalised if its first letter that has case is upper-case: Apple, NASA and École are, iPhone is not.
 """
 
-from collections import Counter
 from collections.abc import Collection, Sequence
-from functools import lru_cache
-from itertools import chain, pairwise
+from itertools import compress
 from typing import NamedTuple
 from unicodedata import normalize
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from corpus_tools.atoms import Atoms
+from corpus_tools.fragments import BORDER, SEPARATE, Fragments, bounds_of, places_of
 from corpus_tools.knowledge import Chinese, English
 from corpus_tools.segmentation import words as segment_words
-from pretrain.tasks.spec import CAPITALISED, CASED, RECURRENCE_KNOWN, RECURS, UNIT_START, WORD_START, Run, Tokens
+from pretrain.tasks.spec import RECURRENCE_KNOWN, RECURS, UNIT_START, Tokens
 
-Word = tuple[int, int, str]
-"""First token, token after the last, and the key: the surface in lower case. Punctuation is no such word."""
+MOST_FRAGMENTS = 1 << 18
+"""A table of more is begun anew: it bounds the memory, and changes no result."""
 
-CACHED_WORDS = 1 << 18
-FIRST_HANZI = 0x3400
-"""Hanzi begin here; the scripts that the tokenizer leaves whole between spaces lie before."""
-CASELESS = 0x20000
-"""No letter from this code point on has case."""
+
+class Words(NamedTuple):
+    """Words, of which punctuation is none, in their order: arrays of shape (words,)."""
+
+    first: np.ndarray
+    """The token that it begins with."""
+    stop: np.ndarray
+    """The token behind its last."""
+    key: np.ndarray
+    """Numbers the surfaces in lower case. Holds within one call of `encode`."""
 
 
 class Encoded(NamedTuple):
     tokens: Tokens
-    words: list[Word]
+    """Of all texts, one after the other."""
+    bounds: np.ndarray
+    """(texts + 1,) text i has the tokens [bounds[i], bounds[i + 1])."""
+    words: Words
 
 
 class Annotator:
@@ -47,97 +55,90 @@ class Annotator:
         self.chinese = language == "zh"
         self.segmenter = segmenter
         self.knowledge = Chinese() if self.chinese else English(collocations)
-        self.facts = lru_cache(CACHED_WORDS)(self._facts)
-        self.has_case = np.array([_has_case(chr(code)) for code in range(CASELESS)])
-        prefix = self.tokenizer.model.continuing_subword_prefix
-        vocab = self.tokenizer.get_vocab()
-        continuing = [number for token, number in vocab.items() if token.startswith(prefix) and token != prefix]
-        self.starts_word = np.ones(max(vocab.values()) + 1, bool)
-        self.starts_word[continuing] = False
+        self.fragments = self._no_fragments()
 
-    def _facts(self, surface: str) -> tuple[str, bool, int]:
-        key = surface.lower() if any(map(str.isalnum, surface)) else ""
-        cased = next(filter(_has_case, surface), "")
-        return key, cased != cased.lower(), self.knowledge.kind(surface, key)
+    def _no_fragments(self) -> Fragments:
+        return Fragments(self.tokenizer, self.knowledge.kind, self.chinese)
 
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """One result per text, each annotated as one sentence; recurrence is left to `recurrence`."""
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Each text is annotated as one sentence; recurrence is left to `recurrence`."""
         texts = [normalize("NFC", text) for text in texts]
-        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
-        lengths = np.array([len(encoding) for encoding in encodings], np.int64)
-        bounds = _bounds(lengths)
-        count = int(bounds[-1])
-        ids = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int32, count)
-        pairs = chain.from_iterable(encoding.offsets for encoding in encodings)
-        offsets = np.fromiter(chain.from_iterable(pairs), np.int64, 2 * count).reshape(-1, 2)
         text = "\n".join(texts)
-        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        offsets += np.repeat(_bounds([len(text) + 1 for text in texts])[:-1], lengths)[:, None]
-        begins, ends = offsets.T
+        pieces, origins = self._segmented(text) if self.chinese else _spaced(text)
+        if len(self.fragments.numbers) > MOST_FRAGMENTS:
+            self.fragments = self._no_fragments()
+        fragments, found = self.fragments, self.fragments.find(pieces)
+        first = np.searchsorted(origins, bounds_of([len(text) + 1 for text in texts])[:-1])
+        edges = np.append(first, len(origins))  # of the texts, in fragments
 
-        starts = self.starts_word[ids]
-        if self.chinese:
-            starts &= ~self._continues(codes, text, begins)
-        starts[bounds[:-1][lengths > 0]] = True
-        first = np.flatnonzero(starts)
-        stop = np.append(first, count)[1:]
-        sentence = np.searchsorted(bounds, first, side="right") - 1
-        from_, to = begins[first], ends[stop - 1]
-        facts = list(map(self.facts, map(text.__getitem__, map(slice, from_.tolist(), to.tolist()))))
-        keys = [key for key, _, _ in facts]
-        capitalised = np.fromiter((capital for _, capital, _ in facts), bool, len(facts))
-        kinds = np.fromiter((kind for _, _, kind in facts), np.int64, len(facts))
-        spaced = from_ > np.append(-1, to)[:-1]
-        levels, continues = self.knowledge.units(kinds, sentence, spaced)
+        tokens, lengths = places_of(fragments.tokens, found)
+        bounds = bounds_of(lengths)[edges]
+        annotations = fragments.flags[tokens]
 
-        flags = levels + CAPITALISED * capitalised.astype(np.uint8)
-        annotations = np.repeat(flags, stop - first)
-        annotations[first] |= WORD_START
-        annotations[first[(levels > 0) & ~continues]] |= UNIT_START
-        cased = _bounds(self.has_case.take(codes, mode="clip"))
-        annotations[cased[ends] > cased[begins]] |= CASED
+        atom, lengths = places_of(fragments.atoms, found)
+        opens = fragments.opens[atom]
+        sizes = fragments.sizes[atom]
+        places = bounds_of(sizes)
+        surfaces = fragments.surfaces[places_of(fragments.words, found)[0]]
+        origin = np.repeat(origins, lengths)
+        atoms = Atoms(
+            text,
+            start=origin + fragments.starts[atom],
+            stop=origin + fragments.stops[atom],
+            sentence=np.repeat(np.arange(len(texts)), np.diff(bounds_of(lengths)[edges])),
+            word=np.cumsum(opens) - 1,
+            kind=fragments.kinds[surfaces],
+        )
+        levels, continues = self.knowledge.units(atoms)
+        annotations |= np.repeat(levels, sizes)
+        annotations[places[:-1][(levels > 0) & ~continues]] |= UNIT_START
 
-        base = bounds[sentence]
-        triples = list(zip((first - base).tolist(), (stop - base).tolist(), keys, strict=True))
-        per_text = _bounds(np.bincount(sentence, minlength=len(texts))).tolist()
-        return [
-            Encoded(Tokens(ids[a:b], annotations[a:b]), [triple for triple in triples[c:d] if triple[2]])
-            for (a, b), (c, d) in zip(pairwise(bounds.tolist()), pairwise(per_text), strict=True)
-        ]
+        keys = fragments.keys[surfaces]
+        edge = np.append(places[:-1][opens], places[-1])
+        real = keys > 0
+        return Encoded(
+            Tokens(fragments.ids[tokens], annotations), bounds, Words(edge[:-1][real], edge[1:][real], keys[real])
+        )
 
-    def _continues(self, codes: np.ndarray, text: str, begins: np.ndarray) -> np.ndarray:
-        """Which tokens are in the segmenter's word of the token before: what it says of latin text does not count."""
-        lengths = [len(word) for word in segment_words(text, self.segmenter)]
-        word_of = np.repeat(np.arange(len(lengths)), lengths)[begins]
-        hanzi = codes[begins] >= FIRST_HANZI
-        return (np.diff(word_of, prepend=-1) == 0) & (hanzi | np.append(False, hanzi)[:-1])
+    def _segmented(self, text: str) -> tuple[list[str], np.ndarray]:
+        """Fragments, and where each begins: the segmenter's words, joined where the tokenizer may not cut."""
+        words = segment_words(text, self.segmenter)
+        bounds = bounds_of(list(map(len, words)))
+        separate = SEPARATE.take(np.frombuffer(text.encode("utf-32-le"), np.uint32), mode="clip")
+        inner = bounds[1:-1]
+        begins = np.append(True, separate[inner - 1] | separate[inner])[: len(words)]
+        first = np.flatnonzero(begins)
+        stop = np.append(first, len(words))[1:]
+        several = stop - first > 1
+        for a, b in zip(first[several].tolist(), stop[several].tolist(), strict=True):
+            words[a] = BORDER.join(words[a:b])
+        return list(compress(words, begins.tolist())), bounds[:-1][begins]
 
 
-def recurrence(words: Sequence[Word], segments: Sequence[Run]) -> np.ndarray:
-    """Flags for the tokens of one document: is a word in another of its segments? Alone, a segment gets none.
+def _spaced(text: str) -> tuple[list[str], np.ndarray]:
+    """What stands between spaces or line ends, and where it begins."""
+    pieces = text.replace("\n", " ").split(" ")
+    return pieces, bounds_of([len(piece) + 1 for piece in pieces])[:-1]
 
-    Words and segments count tokens alike; the flags begin with the first segment. A word is in the segment of its
-    first token.
+
+def recurrence(words: Words, segments: Sequence[Sequence[int]], count: int) -> np.ndarray:
+    """Flags for `count` tokens: is a word in another segment of its document? Alone, a segment gets none.
+
+    For every document `segments` has the tokens that its segments begin with, and the one behind the last. Documents
+    ascend. A word is in the segment of its first token.
     """
-    origin = segments[0].start
-    flags = np.zeros(segments[-1].stop - origin, np.uint8)
-    if len(segments) == 1:
-        return flags
-    first, stop = np.array([word[:2] for word in words], np.int64).reshape(-1, 2).T - origin
-    keys = [key for _, _, key in words]
-    homes = np.searchsorted([segment.start - origin for segment in segments], first, side="right")
-    spread = Counter(key for key, _ in set(zip(keys, homes.tolist(), strict=True)))
-    lengths = stop - first
-    positions = np.repeat(first - _bounds(lengths)[:-1], lengths) + np.arange(lengths.sum())
-    recurs = np.array([spread[key] > 1 for key in keys], bool)
-    flags[positions] = np.repeat(RECURRENCE_KNOWN + RECURS * recurs.astype(np.uint8), lengths)
+    flags = np.zeros(count, np.uint8)
+    recurs = np.zeros(len(words.key), np.uint8)
+    earliest, latest = np.zeros((2, int(words.key.max(initial=0)) + 1), np.int32)
+    edges = np.searchsorted(words.first, [(begins[0], begins[-1]) for begins in segments]).reshape(-1, 2).tolist()
+    for begins, (a, b) in zip(segments, edges, strict=True):
+        if len(begins) > 2:
+            keys = words.key[a:b]
+            homes = np.searchsorted(begins, words.first[a:b], side="right")
+            latest[keys] = homes  # of equal keys the last is kept
+            earliest[keys[::-1]] = homes[::-1]
+            recurs[a:b] = RECURRENCE_KNOWN + RECURS * (earliest[keys] < latest[keys]).astype(np.uint8)
+    lengths = words.stop - words.first
+    ends = np.cumsum(lengths)
+    flags[np.repeat(words.first - ends + lengths, lengths) + np.arange(lengths.sum())] = np.repeat(recurs, lengths)
     return flags
-
-
-def _has_case(character: str) -> bool:
-    return character.lower() != character.upper()
-
-
-def _bounds(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
-    """0 and the running sums: item i lies in [bounds[i], bounds[i + 1])."""
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])

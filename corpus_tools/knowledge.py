@@ -21,6 +21,7 @@ from unicodedata import normalize
 
 import numpy as np
 
+from corpus_tools.atoms import Atoms
 from pretrain.tasks.spec import BASIC, ENTITY, PHRASE
 
 _FUNCTION = """
@@ -72,11 +73,10 @@ class English:
             | self.parts.get(key, 0) << _PART
         )
 
-    def units(self, kinds: np.ndarray, sentence: np.ndarray, spaced: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Level of every word, and whether it continues the unit of the word before it.
-
-        `sentence` numbers the sentence of every word, `spaced` tells where whitespace stands before it.
-        """
+    def units(self, atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
+        """Level of every atom, and whether it continues the unit of the atom before it."""
+        sentence, kinds = atoms.sentence, atoms.kind
+        spaced = atoms.start > np.append(-1, atoms.stop)[:-1]
 
         def has(bit: int) -> np.ndarray:
             return (kinds & bit) > 0
@@ -127,8 +127,8 @@ class Chinese:
             return BASIC
         return ENTITY if surface in self.names else PHRASE
 
-    def units(self, kinds: np.ndarray, sentence: np.ndarray, spaced: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return kinds.astype(np.uint8), np.zeros(len(kinds), bool)
+    def units(self, atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
+        return atoms.kind.astype(np.uint8)[atoms.word], np.diff(atoms.word, prepend=-1) == 0
 
 
 _HANZI = re.compile("[\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")

@@ -1,13 +1,15 @@
 """From documents to a pool and its token store, and from what the tasks make of it to runs of that store."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate, islice, pairwise
+from itertools import pairwise
 
 import numpy as np
 
-from corpus_tools.annotate import Annotator, recurrence
+from corpus_tools.annotate import Annotator, Words, recurrence
 from corpus_tools.document import Document, Refused
+from corpus_tools.fragments import bounds_of
 from corpus_tools.neighbours import neighbours
 from corpus_tools.segmentation import sentences
 from pretrain.tasks.spec import WORD_START, AnnotatedDocument, Instance, Pool, Run, Sentence, Settings, Tokens
@@ -22,29 +24,31 @@ def make_pool(
 ) -> tuple[Pool, Tokens, list[Refused]]:
     """Annotate documents into one token store; those of fewer than `min_tokens` are refused and leave nothing in it."""
     written = [sentences_of(document, settings.language) for document in documents]
-    encoded = iter(annotator.encode([text for found in written for text, _ in found]))
+    titles = [document.title or "" for document in documents]
+    tokens, bounds, words = annotator.encode([*(text for found in written for text, _ in found), *titles])
+    edges = bounds_of([len(found) for found in written])  # of the documents, in sentences
+    lengths = np.diff(bounds[edges])
+    kept = np.zeros(len(tokens.ids), bool)
+    kept[: bounds[edges[-1]]] = np.repeat(lengths >= min_tokens, lengths)
+    place = bounds_of(kept)  # in the store, of every token
+    store = Tokens(tokens.ids[kept], tokens.annotations[kept])
+    ends = place[bounds].tolist()
+    starts_word = np.flatnonzero(store.annotations & WORD_START).tolist()
+    first_word = np.searchsorted(words.first, bounds)
+
     annotated: list[AnnotatedDocument] = []
     refused: list[Refused] = []
-    beginnings: list[list[str]] = []
-    store = [NO_TOKENS]
-    start = 0
-    for document, found in zip(documents, written, strict=True):
-        pieces = list(islice(encoded, len(found)))
-        ends = list(accumulate((len(piece.tokens.ids) for piece in pieces), initial=start))
-        if ends[-1] - start < min_tokens:
+    cuts: list[list[int]] = []
+    asked, beginnings = [], []
+    for number, (document, found, length) in enumerate(zip(documents, written, lengths.tolist(), strict=True)):
+        if length < min_tokens:
             refused.append(Refused(document.id, f"fewer than {min_tokens} tokens"))
             continue
-        runs = [Run(*edges) for edges in pairwise(ends)]
-        tokens = join(piece.tokens for piece in pieces)
-        segments = cut(runs, tokens.annotations, settings.room(1))
-        words = [
-            (run.start + first, run.start + last, key)
-            for run, piece in zip(runs, pieces, strict=True)
-            for first, last, key in piece.words
-        ]
-        tokens.annotations[:] |= recurrence(words, segments)
-        store.append(tokens)
-        beginnings.append([key for _, _, key in words[:COMPARED_WORDS]])
+        first, last, title = edges[number], edges[number + 1], edges[-1] + number
+        runs = list(map(Run, ends[first:last], ends[first + 1 : last + 1]))
+        cuts.append(cut(ends[first : last + 1], starts_word, settings.room(1)))
+        asked.append(words.key[first_word[title] : first_word[title + 1]])
+        beginnings.append(words.key[first_word[first] : first_word[last]][:COMPARED_WORDS])
         annotated.append(
             AnnotatedDocument(
                 id=document.id,
@@ -53,17 +57,18 @@ def make_pool(
                 sentences=tuple(
                     Sentence(text, run, paragraph)
                     for (text, paragraph), run in zip(found, runs, strict=True)
-                    if run.length
+                    if run.stop > run.start
                 ),
-                segments=tuple(segments),
+                segments=tuple(map(Run, cuts[-1], cuts[-1][1:])),
                 neighbours=(),
             )
         )
-        start = ends[-1]
-    titles = annotator.encode([document.title or "" for document in annotated])
-    nearest = neighbours([[key for _, _, key in title.words] for title in titles], beginnings)
+    inside = kept[words.first]
+    stored = Words(place[words.first[inside]], place[words.stop[inside]], words.key[inside])
+    store.annotations[:] |= recurrence(stored, cuts, len(store.ids))
+    nearest = neighbours(asked, beginnings)
     pool = tuple(replace(document, neighbours=near) for document, near in zip(annotated, nearest, strict=True))
-    return Pool(pool, settings, seed), join(store), refused
+    return Pool(pool, settings, seed), store, refused
 
 
 def sentences_of(document: Document, language: str) -> list[tuple[str, int]]:
@@ -77,26 +82,22 @@ def join(tokens: Iterable[Tokens]) -> Tokens:
     return Tokens(np.concatenate(ids), np.concatenate(annotations))
 
 
-def cut(sentences: Sequence[Run], annotations: np.ndarray, room: int) -> list[Run]:
-    """Fill runs of at most `room` tokens with whole sentences; a longer sentence is cut, before a word if it can be.
+def cut(sentences: Sequence[int], words: Sequence[int], room: int) -> list[int]:
+    """Segments of at most `room` tokens, filled with whole sentences; a longer one is cut, before a word if it can be.
 
-    `annotations` are those of the document, whose first token is the first of `sentences`.
+    Segments, as sentences, are given by the tokens that they begin with and the one behind the last; `words` are the
+    tokens that words begin with.
     """
-    origin = start = sentences[0].start
-    segments = []
-    for sentence in sentences:
-        if sentence.stop - start > room and sentence.start > start:
-            segments.append(Run(start, sentence.start))
-            start = sentence.start
-        while sentence.stop - start > room:
-            window = annotations[start + 1 - origin : start + room + 1 - origin]
-            words = np.flatnonzero(window & WORD_START)
-            stop = start + 1 + int(words[-1]) if len(words) else start + room
-            segments.append(Run(start, stop))
-            start = stop
-    if start < sentences[-1].stop:
-        segments.append(Run(start, sentences[-1].stop))
-    return segments
+    edges = [sentences[0]]
+    for start, stop in pairwise(sentences):
+        if stop - edges[-1] > room and start > edges[-1]:
+            edges.append(start)
+        while stop - edges[-1] > room:
+            word = words[bisect_right(words, edges[-1] + room) - 1]
+            edges.append(word if word > edges[-1] else edges[-1] + room)
+    if edges[-1] < sentences[-1]:
+        edges.append(sentences[-1])
+    return edges
 
 
 def settle(
@@ -110,9 +111,11 @@ def settle(
     place = {sentence.text: sentence.run for document in pool.documents for sentence in document.sentences}
     segments = (segment for instances in made.values() for instance in instances for segment in instance.segments)
     texts = list(dict.fromkeys(text for text in segments if isinstance(text, str) and text not in place))
-    tokens = [Tokens(*(array[: settings.room(1)] for array in piece.tokens)) for piece in annotator.encode(texts)]
-    ends = accumulate((len(piece.ids) for piece in tokens), initial=len(store.ids))
-    place |= {text: Run(*edges) for text, edges in zip(texts, pairwise(ends), strict=True)}
+    tokens, bounds, _ = annotator.encode(texts)
+    lengths = np.diff(bounds)
+    kept = np.arange(len(tokens.ids)) - np.repeat(bounds[:-1], lengths) < settings.room(1)
+    ends = len(store.ids) + bounds_of(np.minimum(lengths, settings.room(1)))
+    place |= {text: Run(*edges) for text, edges in zip(texts, pairwise(ends.tolist()), strict=True)}
     settled: dict[str, list[Instance]] = {}
     for task, instances in made.items():
         settled[task] = []
@@ -123,7 +126,7 @@ def settle(
                 if not all(stop > start for start, stop in runs):
                     continue  # a text of nothing but control characters has no tokens
             settled[task].append(instance)
-    return join([store, *tokens]), settled
+    return join([store, Tokens(tokens.ids[kept], tokens.annotations[kept])]), settled
 
 
 def fit(runs: tuple[Run, ...], room: int) -> tuple[Run, ...]:

@@ -104,9 +104,26 @@ def _ready(text: str, where: str) -> Tokenizer:
         kind = type(tokenizer.model).__name__
         raise ValueError(f"{where} holds a {kind} tokenizer. Only WordPiece (BERT, ERNIE) can be used: choose another.")
     _refuse_missing(tokenizer.get_vocab(), where)
+    _refuse_other_splitting(tokenizer, where)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _refuse_other_splitting(tokenizer: Tokenizer, where: str) -> None:
+    """`corpus_tools.fragments` cuts texts where BERT cuts them."""
+    cleaning = tokenizer.normalizer
+    cleans = isinstance(cleaning, normalizers.BertNormalizer) and cleaning.clean_text and cleaning.handle_chinese_chars
+    if not cleans or not isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer):
+        raise ValueError(
+            f"{where} does not split text as BERT does (BertNormalizer with clean_text and handle_chinese_chars, "
+            "BertPreTokenizer): choose another tokenizer."
+        )
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values() if not token.special]
+    if added:
+        raise ValueError(
+            f"{where} has added tokens that are not special: {', '.join(added)}. Choose another tokenizer."
+        )
 
 
 def _refuse_missing(vocab: dict[str, int], where: str) -> None:

@@ -1,4 +1,5 @@
 from itertools import pairwise
+from typing import NamedTuple
 from unicodedata import normalize
 
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus_tools.annotate import CASELESS, Annotator, recurrence
+from corpus_tools.annotate import Annotator, Words, recurrence
+from corpus_tools.fragments import CASELESS
 from corpus_tools.tokenizer import train_tokenizer
 from pretrain.tasks.spec import (
     CAPITALISED,
@@ -17,7 +19,7 @@ from pretrain.tasks.spec import (
     RECURS,
     UNIT_START,
     WORD_START,
-    Run,
+    Tokens,
 )
 
 LATIN = "École iPhone NASA can't Straße naïve 2nd B12 İstanbul ﬁne"
@@ -29,8 +31,27 @@ TEXT = st.text(
 )
 
 
+class Annotated(NamedTuple):
+    tokens: Tokens
+    words: list[tuple[int, int, str]]
+    """First token, token after the last, surface in lower case."""
+
+
+def taken_apart(annotator, texts):
+    """What was found in each text."""
+    tokens, bounds, (first, stop, key) = annotator.encode(texts)
+    keys = list(annotator.fragments.key_numbers)
+    found = []
+    for a, b in pairwise(bounds.tolist()):
+        inside = (first >= a) & (first < b)
+        triples = zip((first[inside] - a).tolist(), (stop[inside] - a).tolist(), key[inside].tolist(), strict=True)
+        words = [(start, end, keys[number]) for start, end, number in triples]
+        found.append(Annotated(Tokens(tokens.ids[a:b], tokens.annotations[a:b]), words))
+    return found
+
+
 def annotate(text, language="en"):
-    (found,) = ANNOTATORS[language].encode([text])
+    (found,) = taken_apart(ANNOTATORS[language], [text])
     return found
 
 
@@ -95,7 +116,8 @@ def test_words_of_chinese():
 
 
 def test_jieba_finds_the_same_words():
-    assert Annotator(TOKENIZER.to_str(), "zh", "jieba").encode([CHINESE])[0].words == annotate(CHINESE, "zh").words
+    (found,) = taken_apart(Annotator(TOKENIZER.to_str(), "zh", "jieba"), [CHINESE])
+    assert found.words == annotate(CHINESE, "zh").words
 
 
 def test_a_border_of_the_segmenter_inside_a_token_makes_no_word():
@@ -107,7 +129,7 @@ def test_a_border_of_the_segmenter_inside_a_token_makes_no_word():
 
 @given(st.lists(TEXT, max_size=4), st.sampled_from(["en", "zh"]))
 def test_annotations_of_any_text(texts, language):
-    found = ANNOTATORS[language].encode(texts)
+    found = taken_apart(ANNOTATORS[language], texts)
     assert len(found) == len(texts)
     for text, ((ids, flags), found_words) in zip(texts, found, strict=True):
         alone = annotate(text, language)
@@ -150,31 +172,32 @@ def test_case_does_not_change_the_key():
     assert words("NASA")[0][0] == words("nasa")[0][0] == words("Nasa")[0][0]
 
 
-DOCUMENT = st.lists(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 3), st.booleans())), min_size=1)
+DOCUMENT = st.lists(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 3), st.booleans())), min_size=1)
 
 
-@given(DOCUMENT, st.integers(0, 1000))
-def test_recurrence_is_presence_in_another_segment(document, origin):
+@given(st.lists(DOCUMENT, max_size=4))
+def test_recurrence_is_presence_in_another_segment(documents):
     """Each segment a list of (key, tokens, followed by punctuation)."""
-    placed, segments, expected = [], [], []
-    position = origin
-    for number, segment in enumerate(document):
-        start = position
-        others = {key for i, other in enumerate(document) if i != number for key, _, _ in other}
-        for key, length, punctuated in segment:
-            placed.append((position, position + length, key))
-            flag = RECURRENCE_KNOWN | (RECURS if key in others else 0) if len(document) > 1 else 0
-            expected += [flag] * length + [0] * punctuated
-            position += length + punctuated
-        expected.append(0)
-        position += 1
-        segments.append(Run(start, position))
-    assert recurrence(placed, segments).tolist() == expected
+    first, stop, keys, segments, expected = [], [], [], [], []
+    for document in documents:
+        segments.append([len(expected)])
+        for number, segment in enumerate(document):
+            others = {key for i, other in enumerate(document) if i != number for key, _, _ in other}
+            for key, length, punctuated in segment:
+                first.append(len(expected))
+                stop.append(len(expected) + length)
+                keys.append(key)
+                flag = RECURRENCE_KNOWN | (RECURS if key in others else 0) if len(document) > 1 else 0
+                expected += [flag] * length + [0] * punctuated
+            expected.append(0)
+            segments[-1].append(len(expected))
+    placed = Words(*(np.array(values, np.int64) for values in (first, stop, keys)))
+    assert recurrence(placed, segments, len(expected)).tolist() == expected
 
 
 def test_a_word_that_a_segment_border_cuts_belongs_where_it_begins():
-    found = recurrence([(0, 1, "a"), (1, 3, "b"), (3, 4, "b")], [Run(0, 2), Run(2, 4)])
-    assert found.tolist() == [RECURRENCE_KNOWN] + [RECURRENCE_KNOWN | RECURS] * 3
+    words = Words(np.array([0, 1, 3]), np.array([1, 3, 4]), np.array([1, 2, 2]))
+    assert recurrence(words, [[0, 2, 4]], 4).tolist() == [RECURRENCE_KNOWN] + [RECURRENCE_KNOWN | RECURS] * 3
 
 
 def test_arrays_are_small():

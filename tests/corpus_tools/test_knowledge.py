@@ -14,7 +14,7 @@ COLLOCATIONS = ("climate change", "stock exchange", "york stock")
 def units(text: str, language: str = "en") -> list[tuple[str, str]]:
     """Every unit and its level; the tokens outside of units each for itself."""
     tokenizer = train_tokenizer([text] * 50, 2_000, True)
-    tokens = Annotator(tokenizer.to_str(), language, collocations=COLLOCATIONS).encode([text])[0].tokens
+    tokens = Annotator(tokenizer.to_str(), language, collocations=COLLOCATIONS).encode([text]).tokens
     found: list[tuple[str, str]] = []
     for number, flags in zip(tokens.ids.tolist(), tokens.annotations.tolist(), strict=True):
         token = tokenizer.id_to_token(number)

@@ -1,10 +1,13 @@
+import numpy as np
+
 from corpus_tools.neighbours import neighbours
 
 TEXTS = ["red cat", "green dog dog", "red fox", "blue cat cat", "red red red", "grey owl", "white hen"]
 
 
-def split(texts: list[str]) -> list[list[str]]:
-    return [text.split() for text in texts]
+def split(texts: list[str]) -> list[np.ndarray]:
+    """Words as numbers."""
+    return [np.array([int(word, 36) % 65_521 for word in text.split()], np.int64) for text in texts]
 
 
 def test_the_best_match_comes_first_and_a_document_is_no_neighbour_of_itself():
@@ -26,4 +29,5 @@ def test_documents_that_do_not_match_are_left():
     assert neighbours(split(["a"] * 4), split(["a"] * 4)) == [(1,), (0,), (0,), (0,)]
     assert neighbours(split(["a"] * 2), split(["a"] * 2)) == [(), ()]
     assert neighbours([], []) == []
-    assert neighbours([[], []], [[], []]) == [(), ()]
+    assert neighbours(split(["", ""]), split(["", ""])) == [(), ()]
+    assert neighbours(split(["", "", "a"]), split(["", "", ""])) == [(), (), ()]

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from corpus_tools import packages
 from corpus_tools.tokenizer import SPECIAL, fingerprint, is_uncased, load_tokenizer, train_tokenizer, vocabulary
@@ -125,6 +125,20 @@ def test_what_cannot_be_used_is_refused_with_file_and_reason(tmp_path):
         load_tokenizer(str(tmp_path))
     with pytest.raises(ValueError, match=r"corpus\.tokenizer=no such/thing/here is no local directory"):
         load_tokenizer("no such/thing/here")
+
+
+def test_a_tokenizer_that_splits_otherwise_is_refused(tokenizer, tmp_path):
+    words = Tokenizer.from_str(tokenizer.to_str())
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    bare = Tokenizer.from_str(tokenizer.to_str())
+    bare.normalizer = normalizers.BertNormalizer(handle_chinese_chars=False)
+    for other in (words, bare):
+        with pytest.raises(ValueError, match=r"other\.json does not split text as BERT does"):
+            load_tokenizer(write(tmp_path / "other.json", other.to_str()))
+    added = Tokenizer.from_str(tokenizer.to_str())
+    added.add_tokens(["two words"])
+    with pytest.raises(ValueError, match=r"added\.json has added tokens that are not special: two words"):
+        load_tokenizer(write(tmp_path / "added.json", added.to_str()))
 
 
 def test_the_demo_checkpoint_has_berts_vocabulary():
