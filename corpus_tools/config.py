@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,18 +16,22 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Line = Annotated[str, Field(pattern=r"^[^\r\n]*$")]
+"""What stands in one line of a script, and cannot begin another."""
+
+
 class SlurmConfig(Section):
     """What a Slurm job needs to be told; read where corpus.executor=slurm."""
 
-    partition: str = "cpu"
-    time: str = "24:00:00"
-    """Longest time of one task."""
-    qos: str = ""
+    partition: Line = "cpu"
+    time: Line = "24:00:00"
+    """Longest time of one job."""
+    qos: Line = ""
     cpus_per_task: int = Field(1, ge=1)
     mem_per_cpu_gb: int = Field(2, ge=1)
     tasks_per_job: int = Field(16, ge=1)
     """Tasks that one process does in turn: it loads tokenizer and lexicons once."""
-    arguments: dict[str, str] = {}
+    arguments: dict[Line, Line] = {}
     """Other options of sbatch, such as {account: lab}."""
 
 

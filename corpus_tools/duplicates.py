@@ -5,8 +5,6 @@ of 0.8, nine pairs in ten), and keeps one of each cluster. Train and validation 
 the other side of the split would be a leak.
 """
 
-from pathlib import Path
-
 from datatrove.data import Document as Text
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import (
@@ -51,7 +49,7 @@ MINHASH = MinhashConfig(hash_config=HASH)
 
 def comparing(work: Work) -> list[tuple[str, list[PipelineStep], int | None]]:
     """Name, steps and number of tasks of every stage that finds duplicates; None: one task per chunk."""
-    reader, place = ReadChunk(work), work.folder
+    reader, place = ReadChunk(work), work.folder.absolute()
     if work.config.deduplicate == "exact":
         return [
             ("hash", [reader, ExactDedupSignature(f"{place / 'hashes'}", EXACT)], None),
@@ -69,7 +67,7 @@ def comparing(work: Work) -> list[tuple[str, list[PipelineStep], int | None]]:
 
 def dropping(work: Work, reader: ReadChunk) -> list[PipelineStep]:
     """The step that leaves the duplicates out, between a chunk and its shard."""
-    place: Path = work.folder
+    place = work.folder.absolute()
     if work.config.deduplicate == "exact":
         return [ExactDedupFilter(f"{place / 'matches'}", EXACT, Excluded(reader, "duplicate text"))]
     if work.config.deduplicate == "minhash":

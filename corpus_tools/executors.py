@@ -5,14 +5,16 @@ left. Slurm and Ray need the folder on a disk that all machines see.
 """
 
 import errno
+import logging
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr
@@ -30,8 +32,7 @@ from corpus_tools.shards import KEPT
 
 POLL = 2.0
 """Seconds between looks at what a cluster has finished."""
-MESSAGE = ("ValueError: ", "OSError: ")
-"""How the errors begin that a task explains to the user."""
+TRIES = 3
 
 
 class Processes:
@@ -76,17 +77,11 @@ def run(
         if isinstance(executor, LocalPipelineExecutor):
             run_here(executor, left, processes, origin, done)
         else:
-            with watched(executor, left, done):
-                executor.run()
-    except subprocess.CalledProcessError as error:
-        missing = executor.get_incomplete_ranks()
-        raise OSError(f"sbatch: {len(missing)} of {tasks} tasks are not finished. {told(folder, missing)}") from error
+            run_there(executor, folder, done)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise OSError(f"cannot write below {folder}: {error.strerror}. {KEPT}") from None
         raise
-    if missing := executor.get_incomplete_ranks():
-        raise OSError(f"{len(missing)} of {tasks} tasks are not finished. {told(folder, missing)}")
 
 
 def make_executor(
@@ -100,7 +95,7 @@ def make_executor(
 
         if not ray.is_initialized():
             # RAY_ADDRESS names the cluster; without it, one on this machine
-            ray.init(log_to_driver=False, logging_level="warning")
+            ray.init(log_to_driver=False, logging_level=logging.WARNING)
         slots = min(workers, int(ray.cluster_resources()["CPU"]))
         return RayPipelineExecutor(list(steps), tasks, slots, logging_dir=f"{folder}")
     slurm = config.slurm
@@ -188,15 +183,33 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
+def run_there(executor: PipelineExecutor, folder: Path, done: Callable[[int], None]) -> None:
+    """On a cluster, which may lose a task: what is not finished and says no reason is tried again."""
+    for attempt in range(1, TRIES + 1):
+        failed = ""
+        try:
+            with watched(executor, done):
+                executor.run()
+        except subprocess.CalledProcessError:
+            failed = "sbatch: "
+        missing = executor.get_incomplete_ranks()
+        if not missing:
+            return
+        reason = told(folder, missing)
+        if reason or attempt == TRIES:
+            reason = reason or f"Their logs: {folder / 'logs'}"
+            raise OSError(f"{failed}{len(missing)} of {executor.world_size} tasks are not finished. {reason}")
+
+
 @contextmanager
-def watched(executor: PipelineExecutor, left: Sequence[int], done: Callable[[int], None]):
+def watched(executor: PipelineExecutor, done: Callable[[int], None]) -> Iterator[None]:
     """Calls `done` for tasks that a cluster finishes meanwhile."""
-    open_ranks = set(left)
+    left = set(executor.get_incomplete_ranks())
     over = threading.Event()
 
     def look() -> None:
-        for rank in sorted(open_ranks - set(executor.get_incomplete_ranks())):
-            open_ranks.remove(rank)
+        for rank in sorted(left - set(executor.get_incomplete_ranks())):
+            left.remove(rank)
             done(rank)
 
     def watch() -> None:
@@ -214,12 +227,13 @@ def watched(executor: PipelineExecutor, left: Sequence[int], done: Callable[[int
 
 
 def told(folder: Path, ranks: Sequence[int]) -> str:
-    """What the log of the first task that failed says, and where it lies."""
+    """What the log of the first task that failed says, and where it lies; empty where none says anything."""
     for rank in ranks:
         log = folder / "logs" / f"task_{rank:05}.log"
         if log.exists():
-            lines = log.read_text("utf-8", "replace").splitlines()
-            found = [line.strip() for line in lines if line.strip().startswith(MESSAGE)]
+            found = re.findall(
+                r"^(?:\w+\.)*\w+(?:Error|Exception): (.+)$", log.read_text("utf-8", "replace"), re.MULTILINE
+            )
             if found:
-                return f"{found[-1].split(': ', 1)[1]} ({log})"
-    return f"Their logs: {folder / 'logs'}"
+                return f"{found[-1]} ({log})"
+    return ""

@@ -95,7 +95,8 @@ def paths_of(source: str) -> list[Path]:
 def visible_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    below = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    # a link to nothing is no file, but reading it says so, while leaving it out would lose documents in silence
+    below = [file for file in sorted(path.rglob("*")) if file.is_file() or (file.is_symlink() and not file.exists())]
     return [file for file in below if not any(part.startswith(".") for part in file.relative_to(path).parts)]
 
 

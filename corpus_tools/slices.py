@@ -62,7 +62,7 @@ def find_slices(sources: Sequence[str]) -> Iterator[Slice]:
             yield Slice(source, source)
             continue
         for path in found[source]:
-            about = path.stat()
+            about = path.lstat() if path.is_symlink() and not path.exists() else path.stat()
             name = Path(abspath(path)).relative_to(shared).as_posix()
             whole = Slice(f"{path}", name, WHOLE, about.st_size, about.st_mtime_ns)
             parts = min(MOST_PARTS, max(1, round(whole.text_bytes() / TASK_BYTES)))
