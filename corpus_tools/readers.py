@@ -93,7 +93,7 @@ def paths_of(source: str) -> list[Path]:
 
 
 def visible_files(path: Path) -> list[Path]:
-    if path.is_file():
+    if not path.is_dir():
         return [path]
     # a link to nothing is no file, but reading it says so, while leaving it out would lose documents in silence
     below = [file for file in sorted(path.rglob("*")) if file.is_file() or (file.is_symlink() and not file.exists())]
