@@ -333,7 +333,11 @@ class Build:
             "tasks": table,
             "shards": {
                 split: [
-                    {key: shard[key] for key in ("file", "documents", "tokens", "sha256")} for shard in shards[split]
+                    {
+                        **{key: shard[key] for key in ("file", "documents", "tokens", "sha256")},
+                        "instances": {task: about["instances"] for task, about in shard["tasks"].items()},
+                    }
+                    for shard in shards[split]
                 ]
                 for split in SPLITS
             },

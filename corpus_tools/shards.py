@@ -16,8 +16,8 @@ A shard is a safetensors file. `ids` and `annotations` hold its tokens once (3 b
 Where the segments of every instance follow each other without a gap, and the instances are ascending, there is no
 `which`: `starts` are then those of the instances, `lengths` those of the segments.
 
-Its header holds, as one JSON text, what the builder notes of a finished shard. Files are mapped, not read: opening one
-costs its header, an instance costs its own pages.
+Its header holds, as one JSON text, what the builder notes of a finished shard. Files are mapped, not read, and not even
+opened before one of their instances is asked for: the manifest says how many there are. An instance costs its own pages.
 """
 
 import json
@@ -34,7 +34,7 @@ from safetensors.numpy import save
 
 from pretrain.tasks.spec import Instance, Tokens
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "validation")
 WIDTHS = {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32}
 PAGE = 1 << 16
@@ -110,8 +110,8 @@ def read_header(path: Path) -> tuple[dict[str, dict], dict, int]:
 
 
 @lru_cache(MAPPED)
-def map_tensors(path: Path, written: int) -> dict[str, np.ndarray]:
-    """Every tensor of a shard as a read-only view of the mapped file, whose time of writing tells versions apart."""
+def map_tensors(path: Path, digest: str) -> dict[str, np.ndarray]:
+    """Every tensor of a shard as a read-only view of the mapped file; its sha256 tells versions apart."""
     header, _, start = read_header(path)
     data = np.asarray(np.memmap(path, np.uint8, "r", offset=start))  # a plain array slices much faster than a memmap
     return {
@@ -124,16 +124,14 @@ class Instances(Sequence[tuple[list[Tokens], int]]):
     """The instances of one task in one split of a corpus, in shard order; items are (segments, label)."""
 
     def __init__(self, corpus: Path, split: str, task: str):
-        paths = [(corpus / split / entry["file"]).absolute() for entry in read_manifest(corpus)["shards"][split]]
+        shards = read_manifest(corpus)["shards"][split]
         names = ("labels", "first", "which", "starts", "pages", "lengths")
         self.labels, self.first, self.which, self.starts, self.pages, self.lengths = (
             f"{task}.{name}" for name in names
         )
-        self.shards = [(path, path.stat().st_mtime_ns) for path in paths]
-        headers = (read_header(path)[0] for path in paths)
-        # A shard made of a click log holds this task alone, and those made of documents then lack it.
-        sizes = (header[self.labels]["shape"][0] if self.labels in header else 0 for header in headers)
-        self.ends = list(accumulate(sizes))
+        self.shards = [((corpus / split / shard["file"]).absolute(), shard["sha256"]) for shard in shards]
+        # A shard made of a click log holds one task alone, and those made of documents then lack it.
+        self.ends = list(accumulate(shard["instances"].get(task, 0) for shard in shards))
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
@@ -180,5 +178,7 @@ def read_manifest(corpus: Path) -> dict:
         raise ValueError(f"{corpus} holds no finished corpus (no manifest.json). Build it: cumul corpus build CONFIG")
     manifest = json.loads(path.read_text("utf-8"))
     if manifest["format"] != FORMAT:
-        raise ValueError(f"{path} has format {manifest['format']}, this version reads {FORMAT}. Build the corpus anew.")
+        raise ValueError(
+            f"{path} has format {manifest['format']}, this version reads {FORMAT}. Delete it and build anew."
+        )
     return manifest

@@ -16,7 +16,11 @@ def write(corpus, shards: list[tuple[Tokens, list[Instance]]]) -> Instances:
     files = [f"{number:05}.safetensors" for number in range(len(shards))]
     for file, (tokens, made) in zip(files, shards, strict=True):
         write_shard(corpus / "train" / file, tokens, {"task": made, "other": []}, {"digest": "ü"})
-    write_manifest(corpus, {"shards": {"train": [{"file": file} for file in files]}})
+    entries = [
+        {"file": file, "sha256": f"{corpus}", "instances": {"task": len(made), "other": 0}}
+        for file, (_, made) in zip(files, shards, strict=True)
+    ]
+    write_manifest(corpus, {"shards": {"train": entries}})
     return Instances(corpus, "train", "task")
 
 
@@ -90,3 +94,11 @@ def test_unfinished_and_foreign_corpora_are_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"format": 99}')
     with pytest.raises(ValueError, match="format 99, this version reads 1"):
         read_manifest(tmp_path)
+
+
+def test_opening_a_corpus_opens_no_shard(tmp_path):
+    found = write(tmp_path, [(store(1000), ASCENDING), (store(1000), REPEATED)])
+    (tmp_path / "train" / "00000.safetensors").unlink()
+    again = Instances(tmp_path, "train", "task")
+    assert len(again) == len(found)
+    assert again[len(ASCENDING)][1] == REPEATED[0].label
