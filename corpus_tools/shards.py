@@ -16,8 +16,9 @@ A shard is a safetensors file. `ids` and `annotations` hold its tokens once (3 b
 Where the segments of every instance follow each other without a gap, and the instances are ascending, there is no
 `which`: `starts` are then those of the instances, `lengths` those of the segments.
 
-Its header holds, as one JSON text, what the builder notes of a finished shard. Files are mapped, not read, and not even
-opened before one of their instances is asked for: the manifest says how many there are. An instance costs its own pages.
+Its header holds, as one JSON text, what the builder notes of a finished shard. Files are mapped, not read, and not
+even opened before one of their instances is asked for: the manifest says how many there are. An instance costs its own
+pages.
 """
 
 import json

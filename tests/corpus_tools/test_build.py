@@ -166,7 +166,7 @@ def test_a_killed_build_goes_on_where_it_stopped(folder):
     killed = CorpusConfig(name="killed", **settings)
     first = killed.folder() / "train" / "00000.safetensors"
     process = start("killed", settings)
-    while not first.exists():
+    while not first.with_name("00001.safetensors").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)

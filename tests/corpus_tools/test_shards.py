@@ -1,3 +1,5 @@
+from hashlib import sha256
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,11 @@ def write(corpus, shards: list[tuple[Tokens, list[Instance]]]) -> Instances:
     for file, (tokens, made) in zip(files, shards, strict=True):
         write_shard(corpus / "train" / file, tokens, {"task": made, "other": []}, {"digest": "ü"})
     entries = [
-        {"file": file, "sha256": f"{corpus}", "instances": {"task": len(made), "other": 0}}
+        {
+            "file": file,
+            "sha256": sha256((corpus / "train" / file).read_bytes()).hexdigest(),
+            "instances": {"task": len(made), "other": 0},
+        }
         for file, (_, made) in zip(files, shards, strict=True)
     ]
     write_manifest(corpus, {"shards": {"train": entries}})
@@ -92,7 +98,7 @@ def test_unfinished_and_foreign_corpora_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no finished corpus"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match="format 99, this version reads 1"):
+    with pytest.raises(ValueError, match="format 99, this version reads 2"):
         read_manifest(tmp_path)
 
 
