@@ -64,7 +64,7 @@ class Annotator:
         """Each text is annotated as one sentence; recurrence is left to `recurrence`."""
         texts = [normalize("NFC", text) for text in texts]
         text = "\n".join(texts)
-        pieces, origins = self._segmented(text) if self.chinese else _spaced(text)
+        pieces, origins = self._segmented(text) if self.chinese else _separated(text)
         if len(self.fragments.numbers) > MOST_FRAGMENTS:
             self.fragments = self._no_fragments()
         fragments, found = self.fragments, self.fragments.find(pieces)
@@ -85,8 +85,8 @@ class Annotator:
             text,
             start=origin + fragments.starts[atom],
             stop=origin + fragments.stops[atom],
-            sentence=np.repeat(np.arange(len(texts)), np.diff(bounds_of(lengths)[edges])),
-            word=np.cumsum(opens) - 1,
+            sentence=np.repeat(np.arange(len(texts), dtype=np.int32), np.diff(bounds_of(lengths)[edges])),
+            word=np.cumsum(opens, dtype=np.int32) - 1,
             kind=fragments.kinds[surfaces],
         )
         levels, continues = self.knowledge.units(atoms)
@@ -115,10 +115,18 @@ class Annotator:
         return list(compress(words, begins.tolist())), bounds[:-1][begins]
 
 
-def _spaced(text: str) -> tuple[list[str], np.ndarray]:
-    """What stands between spaces or line ends, and where it begins."""
-    pieces = text.replace("\n", " ").split(" ")
-    return pieces, bounds_of([len(piece) + 1 for piece in pieces])[:-1]
+def _separated(text: str) -> tuple[list[str], np.ndarray]:
+    """What stands between spaces, line ends, hanzi and punctuation marks, and these; and where each begins."""
+    codes = np.frombuffer(text.replace("\n", " ").encode("utf-32-le"), np.uint32)
+    separate = SEPARATE.take(codes, mode="clip")
+    space = codes == ord(" ")
+    cuts = np.flatnonzero((separate[1:] | separate[:-1]) & ~(space[1:] | space[:-1])) + 1
+    begins = np.zeros(len(codes) + 1, bool)
+    begins[0] = begins[cuts] = True
+    begins[1:] |= space
+    return np.insert(codes, cuts, ord(" ")).tobytes().decode("utf-32-le").split(" "), np.flatnonzero(begins).astype(
+        np.int32
+    )
 
 
 def recurrence(words: Words, segments: Sequence[Sequence[int]], count: int) -> np.ndarray:

@@ -61,19 +61,19 @@ class Fragments:
         self.starts_word = _starts_word(tokenizer)
         self.has_case = _has_case_by_code()
         self.numbers = Numbers()
-        self.tokens = self.atoms = self.words = np.zeros(1, np.int64)  # bounds
+        self.tokens = self.atoms = self.words = np.zeros(1, np.int32)  # bounds
         self.ids, self.flags = np.zeros(0, np.int32), np.zeros(0, np.uint8)
         self.sizes, self.starts, self.stops = np.zeros((3, 0), np.int32)
         self.opens = np.zeros(0, bool)
         self.surfaces = np.zeros(0, np.int32)
         self.surface_numbers, self.key_numbers = Numbers(), Numbers({"": 0})
-        self.keys, self.kinds = np.zeros((2, 0), np.int64)
+        self.keys, self.kinds = np.zeros(0, np.int32), np.zeros(0, np.int64)
         self.capitals = np.zeros(0, bool)
 
     def find(self, fragments: Sequence[str]) -> np.ndarray:
         """The number of every fragment; what is new is added."""
         before = len(self.numbers)
-        found = np.fromiter(map(self.numbers.__getitem__, fragments), np.int64, len(fragments))
+        found = np.fromiter(map(self.numbers.__getitem__, fragments), np.int32, len(fragments))
         if len(self.numbers) > before:
             self._add(list(islice(self.numbers, before, None)))
         return found
@@ -127,11 +127,15 @@ class Fragments:
         before = len(self.surface_numbers)
         found = np.fromiter(map(self.surface_numbers.__getitem__, surfaces), np.int64, len(surfaces))
         new = list(islice(self.surface_numbers, before, None))
-        keys = [surface.lower() if any(map(str.isalnum, surface)) else "" for surface in new]
-        letters = [next(filter(_has_case, surface), "") for surface in new]
-        self.keys = np.append(self.keys, np.array([self.key_numbers[key] for key in keys], np.int64))
+        lower = list(map(str.lower, new))
+        keys = [
+            low if low.isalnum() or any(map(str.isalnum, surface)) else ""
+            for surface, low in zip(new, lower, strict=True)
+        ]
+        capitals = [low != surface and _begins_upper(surface) for surface, low in zip(new, lower, strict=True)]
+        self.keys = np.append(self.keys, np.array([self.key_numbers[key] for key in keys], np.int32))
         self.kinds = np.append(self.kinds, np.array(list(map(self.kind, new, keys)), np.int64))
-        self.capitals = np.append(self.capitals, np.array([letter != letter.lower() for letter in letters], bool))
+        self.capitals = np.append(self.capitals, np.array(capitals, bool))
         return found
 
 
@@ -156,6 +160,11 @@ def _has_case(character: str) -> bool:
     return character.lower() != character.upper()
 
 
+def _begins_upper(surface: str) -> bool:
+    letter = next(filter(_has_case, surface), "")
+    return letter != letter.lower()
+
+
 @cache
 def _has_case_by_code() -> np.ndarray:
     return np.array([_has_case(chr(code)) for code in range(CASELESS)])
@@ -163,16 +172,20 @@ def _has_case_by_code() -> np.ndarray:
 
 def bounds_of(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
     """0 and the running sums: item i lies in [bounds[i], bounds[i + 1])."""
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    bounds = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=bounds[1:])
+    return bounds
 
 
 def _longer(bounds: np.ndarray, more: np.ndarray) -> np.ndarray:
-    return np.append(bounds, bounds[-1] + more)
+    return np.append(bounds, bounds[-1] + more.astype(np.int32))
 
 
 def places_of(bounds: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where the items of these rows lie, one row after the other, and how many each row has."""
     first = bounds[rows]
     lengths = bounds[rows + 1] - first
-    ends = np.cumsum(lengths)
-    return np.repeat(first - ends + lengths, lengths) + np.arange(lengths.sum()), lengths
+    before = bounds_of(lengths)
+    places = np.repeat(first - before[:-1], lengths)
+    places += np.arange(before[-1], dtype=np.int32)
+    return places, lengths

@@ -107,8 +107,8 @@ class English:
         continues[first[kept]] = False
 
         part = np.where(entity, 0, kinds >> _PART)
-        pair = np.isin(self._pair(part[:-1], part[1:]), self.pairs) & (np.diff(sentence) == 0)
-        second = np.flatnonzero(pair & (part[:-1] > 0)) + 1
+        second = np.flatnonzero((part[:-1] > 0) & (part[1:] > 0) & (np.diff(sentence) == 0)) + 1
+        second = second[np.isin(self._pair(part[second - 1], part[second]), self.pairs)]
         levels[second] = levels[second - 1] = PHRASE
         continues[second] = True
         return levels, continues

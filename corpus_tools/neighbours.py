@@ -23,7 +23,7 @@ def neighbours(titles: Sequence[np.ndarray], texts: Sequence[np.ndarray], count:
     if count < 1 or not lengths.any():
         return [() for _ in titles]
     asked = [list(dict.fromkeys(title.tolist())) for title in titles]
-    words = np.concatenate(texts)
+    words = np.concatenate(texts).astype(np.int64)
     wanted = np.zeros(max(int(words.max(initial=0)), *(max(title, default=0) for title in asked)) + 1, bool)
     for title in asked:
         wanted[title] = True

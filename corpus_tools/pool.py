@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -118,6 +118,9 @@ def settle(
     place |= {text: Run(*edges) for text, edges in zip(texts, pairwise(ends.tolist()), strict=True)}
     settled: dict[str, list[Instance]] = {}
     for task, instances in made.items():
+        if str not in set(map(type, chain.from_iterable(instance.segments for instance in instances))):
+            settled[task] = list(instances)
+            continue
         settled[task] = []
         for instance in instances:
             if str in map(type, instance.segments):
@@ -131,7 +134,9 @@ def settle(
 
 def fit(runs: tuple[Run, ...], room: int) -> tuple[Run, ...]:
     """Cut the ends of the longest runs until all fit together."""
-    lengths = sorted(run.length for run in runs)
+    lengths = sorted(stop - start for start, stop in runs)
+    if sum(lengths) <= room:
+        return runs
     for number, length in enumerate(lengths):
         most = room // (len(lengths) - number)
         if length > most:

@@ -34,8 +34,8 @@ def build(pool: Pool) -> Iterator[Instance]:
 
 def has_both_cases(document: AnnotatedDocument) -> bool:
     """Text that was lower-cased, or typed in capitals throughout, would teach that nothing, or everything, is."""
-    text = "".join(sentence.text for sentence in document.sentences)
-    return text != text.lower() and text != text.upper()
+    texts = [sentence.text for sentence in document.sentences]
+    return any(text != text.lower() for text in texts) and any(text != text.upper() for text in texts)
 
 
 def target(tokens: Tokens, rng: np.random.Generator, vocabulary: Vocabulary, settings: Settings) -> Targets:

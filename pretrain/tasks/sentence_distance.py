@@ -8,7 +8,7 @@ reading every third does not meet one class alone.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from random import Random
 
@@ -17,7 +17,7 @@ from pretrain.tasks.runs import join
 from pretrain.tasks.spec import Family, Head, Instance, Pool, Run, Sentence, TaskSpec
 
 NAME = "sentence_distance"
-ADJACENT, SAME_DOCUMENT, OTHER_DOCUMENT = range(3)
+CLASSES = ADJACENT, SAME_DOCUMENT, OTHER_DOCUMENT = range(3)
 NEAR = 8
 """Spans on either side, by length, among which the one from another document is drawn."""
 
@@ -25,16 +25,15 @@ NEAR = 8
 def build(pool: Pool) -> Iterator[Instance]:
     limit = pool.settings.room(2) // 2
     spans = {document.id: cut(document.sentences, limit, pool.rng(NAME, document.id)) for document in pool.documents}
-    shuffled = pool.rng(NAME).random
-    by_length = sorted((run.length, shuffled(), id, run) for id, runs in sorted(spans.items()) for run in runs)
+    by_length = ByLength(spans, pool.rng(NAME))
     for id, runs in spans.items():
         rng = pool.rng(NAME, id, "pairs")
         for i, (first, adjacent) in enumerate(pairwise(runs[:-1])):
-            others = alike(by_length, adjacent.length, id, rng)
+            others = by_length.alike(adjacent.length, id, rng)
             if first.stop == adjacent.start and others:
-                later, other = rng.choice(runs[i + 2 :]), rng.choice(others)
+                later, other = runs[rng.randrange(i + 2, len(runs))], rng.choice(others)
                 seconds = {ADJACENT: adjacent, SAME_DOCUMENT: later, OTHER_DOCUMENT: other}
-                for label in rng.sample(list(seconds), 3):
+                for label in rng.sample(CLASSES, 3):
                     yield Instance((first, seconds[label]), label)
 
 
@@ -59,16 +58,24 @@ def cut(sentences: Sequence[Sentence], limit: int, rng: Random) -> list[Run]:
     return [join(span) for span in spans]
 
 
-def alike(by_length: Sequence[tuple[int, float, str, Run]], length: int, id: str, rng: Random) -> list[Run]:
-    """Spans of other documents, as near in length as there are; equally long ones are met at random."""
-    place = bisect_left(by_length, (length, rng.random()))
-    reach = NEAR
-    while True:
-        near = by_length[max(0, place - reach) : place + reach]
-        others = [run for _, _, owner, run in near if owner != id]
-        if others or len(near) == len(by_length):
-            return others
-        reach *= 2
+class ByLength:
+    """The spans of all documents in the order of their length; equally long ones at random."""
+
+    def __init__(self, spans: Mapping[str, Sequence[Run]], rng: Random):
+        found = sorted((run.length + rng.random(), id, run) for id, runs in sorted(spans.items()) for run in runs)
+        self.places, self.owners, self.runs = map(list, zip(*found, strict=True)) if found else ([], [], [])
+
+    def alike(self, length: int, id: str, rng: Random) -> list[Run]:
+        """Spans of other documents, as near in length as there are; equally long ones are met at random."""
+        place = bisect_left(self.places, length + rng.random())
+        reach = NEAR
+        while True:
+            near = slice(max(0, place - reach), place + reach)
+            owners, runs = self.owners[near], self.runs[near]
+            others = [run for owner, run in zip(owners, runs, strict=True) if owner != id] if id in owners else runs
+            if others or len(runs) == len(self.runs):
+                return others
+            reach *= 2
 
 
 SPEC = TaskSpec(

@@ -10,6 +10,7 @@ n = 1 a quarter of the data. As the [SEP]s show n, guessing reaches 1/n!, and ac
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import pairwise, permutations
 from math import factorial
 
@@ -48,16 +49,19 @@ def stretches(sentences: Sequence[Sentence], room: int) -> Iterator[list[Sentenc
 def draw(sentences: list[Tokens], label: int, rng: np.random.Generator, settings: Settings) -> tuple[list[Tokens], int]:
     label = int(rng.integers(num_classes(min(settings.max_segments, len(sentences)))))
     order = ORDERS[label]
-    borders = np.sort(rng.choice(len(sentences) - 1, len(order) - 1, replace=False)) + 1
-    segments = [concatenate(sentences[a:b]) for a, b in pairwise([0, *borders.tolist(), len(sentences)])]
+    borders = rng.choice(len(sentences) - 1, len(order) - 1, replace=False) + 1 if len(order) > 1 else []
+    segments = [concatenate(sentences[a:b]) for a, b in pairwise([0, *sorted(borders), len(sentences)])]
     return [segments[i] for i in order], label
 
 
+@cache
 def num_classes(max_segments: int) -> int:
     return sum(factorial(n) for n in range(1, max_segments + 1))
 
 
 def concatenate(sentences: Sequence[Tokens]) -> Tokens:
+    if len(sentences) == 1:
+        return sentences[0]
     return Tokens(np.concatenate([s.ids for s in sentences]), np.concatenate([s.annotations for s in sentences]))
 
 

@@ -59,8 +59,7 @@ class Run(NamedTuple):
         return self.stop - self.start
 
 
-@dataclass(frozen=True, slots=True)
-class Sentence:
+class Sentence(NamedTuple):
     text: str
     """As written, case and all."""
     run: Run
