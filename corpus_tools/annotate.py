@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from corpus_tools.atoms import Atoms
-from corpus_tools.fragments import BORDER, SEPARATE, Fragments, bounds_of, places_of
+from corpus_tools.fragments import BORDER, SEPARATE, Fragments, bounds_of, places_of, spread
 from corpus_tools.knowledge import Chinese, English
 from corpus_tools.segmentation import words as segment_words
 from pretrain.tasks.spec import RECURRENCE_KNOWN, RECURS, UNIT_START, Tokens
@@ -147,6 +147,5 @@ def recurrence(words: Words, segments: Sequence[Sequence[int]], count: int) -> n
             earliest[keys[::-1]] = homes[::-1]
             recurs[a:b] = RECURRENCE_KNOWN + RECURS * (earliest[keys] < latest[keys]).astype(np.uint8)
     lengths = words.stop - words.first
-    ends = np.cumsum(lengths)
-    flags[np.repeat(words.first - ends + lengths, lengths) + np.arange(lengths.sum())] = np.repeat(recurs, lengths)
+    flags[spread(words.first, lengths)] = np.repeat(recurs, lengths)
     return flags

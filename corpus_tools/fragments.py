@@ -183,9 +183,13 @@ def _longer(bounds: np.ndarray, more: np.ndarray) -> np.ndarray:
 
 def places_of(bounds: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where the items of these rows lie, one row after the other, and how many each row has."""
-    first = bounds[rows]
-    lengths = bounds[rows + 1] - first
+    lengths = bounds[rows + 1] - bounds[rows]
+    return spread(bounds[rows], lengths), lengths
+
+
+def spread(first: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """first, first + 1, … for every row, as many as its length says."""
     before = bounds_of(lengths)
     places = np.repeat(first - before[:-1], lengths)
     places += np.arange(before[-1], dtype=np.int32)
-    return places, lengths
+    return places

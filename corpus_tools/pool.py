@@ -1,7 +1,9 @@
 """From documents to a pool and its token store, and from what the tasks make of it to runs of that store."""
 
+import gc
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, pairwise
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from corpus_tools.annotate import Annotator, Words, recurrence
 from corpus_tools.document import Document, Refused
-from corpus_tools.fragments import bounds_of
+from corpus_tools.fragments import bounds_of, spread
 from corpus_tools.neighbours import neighbours
 from corpus_tools.segmentation import sentences
 from pretrain.tasks.spec import WORD_START, AnnotatedDocument, Instance, Pool, Run, Sentence, Settings, Tokens
@@ -80,6 +82,22 @@ def sentences_of(document: Document, language: str) -> list[tuple[str, int]]:
 def join(tokens: Iterable[Tokens]) -> Tokens:
     ids, annotations = zip(*tokens, strict=True)
     return Tokens(np.concatenate(ids), np.concatenate(annotations))
+
+
+def take(store: Tokens, runs: np.ndarray) -> Tokens:
+    """The tokens of runs, given as rows of start and stop, one run after the other."""
+    places = spread(runs[:, 0], runs[:, 1] - runs[:, 0])
+    return Tokens(store.ids[places], store.annotations[places])
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Python's collector of cycles rests: it would search a pool's many objects, of which none are cycles, for long."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def cut(sentences: Sequence[int], words: Sequence[int], room: int) -> list[int]:

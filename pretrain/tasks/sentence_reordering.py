@@ -49,8 +49,10 @@ def stretches(sentences: Sequence[Sentence], room: int) -> Iterator[list[Sentenc
 def draw(sentences: list[Tokens], label: int, rng: np.random.Generator, settings: Settings) -> tuple[list[Tokens], int]:
     label = int(rng.integers(num_classes(min(settings.max_segments, len(sentences)))))
     order = ORDERS[label]
-    borders = rng.choice(len(sentences) - 1, len(order) - 1, replace=False) + 1 if len(order) > 1 else []
-    segments = [concatenate(sentences[a:b]) for a, b in pairwise([0, *sorted(borders), len(sentences)])]
+    borders = [0, len(sentences)]
+    if len(order) > 1:
+        borders[1:1] = sorted((1 + rng.choice(len(sentences) - 1, len(order) - 1, replace=False)).tolist())
+    segments = [concatenate(sentences[a:b]) for a, b in pairwise(borders)]
     return [segments[i] for i in order], label
 
 
