@@ -128,10 +128,7 @@ class Fragments:
         found = np.fromiter(map(self.surface_numbers.__getitem__, surfaces), np.int64, len(surfaces))
         new = list(islice(self.surface_numbers, before, None))
         lower = list(map(str.lower, new))
-        keys = [
-            low if low.isalnum() or any(map(str.isalnum, surface)) else ""
-            for surface, low in zip(new, lower, strict=True)
-        ]
+        keys = [low if any(map(str.isalnum, low)) else "" for low in lower]
         capitals = [low != surface and _begins_upper(surface) for surface, low in zip(new, lower, strict=True)]
         self.keys = np.append(self.keys, np.array([self.key_numbers[key] for key in keys], np.int32))
         self.kinds = np.append(self.kinds, np.array(list(map(self.kind, new, keys)), np.int64))
