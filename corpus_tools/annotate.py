@@ -124,9 +124,8 @@ def _separated(text: str) -> tuple[list[str], np.ndarray]:
     begins = np.zeros(len(codes) + 1, bool)
     begins[0] = begins[cuts] = True
     begins[1:] |= space
-    return np.insert(codes, cuts, ord(" ")).tobytes().decode("utf-32-le").split(" "), np.flatnonzero(begins).astype(
-        np.int32
-    )
+    pieces = np.insert(codes, cuts, ord(" ")).tobytes().decode("utf-32-le").split(" ")
+    return pieces, np.flatnonzero(begins).astype(np.int32)
 
 
 def recurrence(words: Words, segments: Sequence[Sequence[int]], count: int) -> np.ndarray:
