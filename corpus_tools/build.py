@@ -43,6 +43,7 @@ from corpus_tools.steps import (
     Work,
     chunks_of,
     ids_of,
+    plan_of,
     pools,
     size_of,
     write_json,
@@ -187,7 +188,7 @@ class Build:
         config = self.work.config
         if (self.folder / "chunks.json").exists():
             return
-        slices = plan(config.sources)
+        slices = plan_of(self.folder)
         sizes = [round(sum(slice.text_bytes() for slice in task)) for task in slices]
         self.run("read", [ReadSources(self.work)], sizes, lambda rank: slices[rank][0].source)
         chunks, documents = [], 0
@@ -281,7 +282,7 @@ class Build:
         self.run("build", steps, sizes, lambda rank: chunks[rank].origin, lambda rank: chunks[rank].items)
 
     def read_notes(self) -> Iterator[dict]:
-        return self.notes("read", len(plan(self.work.config.sources)))
+        return self.notes("read", len(plan_of(self.folder)))
 
     def finish(self, specs: Sequence[TaskSpec]) -> dict:
         """Add up what the tasks noted, refuse a corpus that cannot train, and write the manifest."""

@@ -111,7 +111,7 @@ class ReadSources(PipelineStep):
                 else:
                     yield document
 
-        slices = read_plan(work.folder / "plan.json", rank)
+        slices = plan_of(work.folder)[rank]
         chunks = []
         everything = (document for slice in slices for document in documents(slice))
         for split, number, items in pools(everything, work.config):
@@ -295,9 +295,10 @@ def write_json(path: Path, thing: Any) -> None:
         part.write_text(json.dumps(thing, ensure_ascii=False), "utf-8")
 
 
-def read_plan(path: Path, rank: int) -> list[Slice]:
-    slices = json.loads(path.read_text("utf-8"))[rank]
-    return [Slice(source, name, Share(*share), *rest) for source, name, share, *rest in slices]
+def plan_of(build: Path) -> list[list[Slice]]:
+    """What each task of reading reads."""
+    tasks = json.loads((build / "plan.json").read_text("utf-8"))
+    return [[Slice(source, name, Share(*share), *rest) for source, name, share, *rest in task] for task in tasks]
 
 
 def chunks_of(build: Path) -> list[Chunk]:
