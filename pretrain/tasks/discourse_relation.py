@@ -25,6 +25,7 @@ LEXICONS = {"en": ENGLISH, "zh": CHINESE}
 LEAST = {"en": 3, "zh": 4}
 """Words (Chinese: characters) that each side must have."""
 BRACKETS = ("()", "（）", "[]", "“”", "「」", "『』", "《》")
+QUOTED = re.compile("[\"" + re.escape("".join(BRACKETS)) + "]")
 
 
 def build(pool: Pool) -> Iterator[Instance]:
@@ -45,12 +46,12 @@ def build(pool: Pool) -> Iterator[Instance]:
 def find_pairs(document: AnnotatedDocument, settings: Settings) -> Iterator[Instance]:
     lexicon, room = LEXICONS[settings.language], settings.room(2)
     for before, after in neighbouring_texts(document, settings, room):
-        found = lexicon.split(after)
-        if found is None:
+        joined = lexicon.read(before, after)
+        if joined is None:
             continue
-        pair = lexicon.without_first(found.number, before), found.rest
+        pair = joined.before, joined.after
         if all(is_whole(text) and length(text, settings.language) >= LEAST[settings.language] for text in pair):
-            yield Instance(pair, found.number)
+            yield Instance(pair, joined.number)
 
 
 def neighbouring_texts(document: AnnotatedDocument, settings: Settings, room: int) -> Iterator[tuple[str, str]]:
@@ -70,6 +71,8 @@ def neighbouring_texts(document: AnnotatedDocument, settings: Settings, room: in
 
 def is_whole(text: str) -> bool:
     """No bracket or quotation is cut."""
+    if not QUOTED.search(text):
+        return True
     return text.count('"') % 2 == 0 and all(text.count(pair[0]) == text.count(pair[1]) for pair in BRACKETS)
 
 
@@ -78,7 +81,9 @@ def length(text: str, language: str) -> int:
 
 
 def labels(settings: Settings) -> list[str]:
-    return ["no marker", *(marker.text for marker in LEXICONS[settings.language].markers)]
+    if settings.relations:
+        return list(settings.relations)
+    return ["no marker", *LEXICONS[settings.language].texts]
 
 
 SPEC = TaskSpec(

@@ -6,6 +6,13 @@ from typing import NamedTuple
 
 OPENING = "\"'“‘«(（[【「『"
 COMMA = re.compile(r"\s*[,，:：、]\s*")
+BORDER = "，,；;：:。！？!?（）()“”「」『』—"
+"""What a Chinese clause ends with."""
+LAST_BORDER = re.compile(rf".*[{BORDER}]", re.DOTALL)
+SUBJECT = 16
+"""Characters that may stand before the first half of a Chinese pair in its clause: 第二次世界大战时葡萄牙虽…"""
+SHORT_SUBJECT = 6
+"""Characters that may stand before its second half: 他们却…"""
 
 
 class Marker(NamedTuple):
@@ -16,6 +23,29 @@ class Marker(NamedTuple):
     """Patterns of what announces the marker in the text before: 虽然 announces 但是. Removed together with it."""
     unless: str = ""
     """Pattern of what follows where the word is part of something else: 但丁."""
+    tail: str = ""
+    """Pattern of what strengthens the marker and goes with it: 但却."""
+
+
+class Pair(NamedTuple):
+    """A Chinese connective in two halves, of which the second alone would be no marker: 如果…就. Both are removed."""
+
+    text: str
+    """The name of the class; several pairs, or a pair and a marker, may share it."""
+    firsts: tuple[str, ...]
+    """Patterns of the half in the clause before, at its head or after its subject."""
+    seconds: tuple[str, ...]
+    """Patterns of the half in the clause after."""
+    subject: bool = True
+    """A short subject may stand before either half; else both open their clauses."""
+
+
+class Joined(NamedTuple):
+    """Two texts without the marker that joined them; number 0 is none."""
+
+    number: int
+    before: str
+    after: str
 
 
 class Found(NamedTuple):
@@ -26,20 +56,41 @@ class Found(NamedTuple):
 
 
 class Lexicon:
-    """Finds the markers of one language. They are numbered from 1, in the order given."""
+    """Finds the markers of one language. The classes are numbered from 1, in the order given, markers before pairs."""
 
-    def __init__(self, markers: Sequence[Marker], language: str):
+    def __init__(self, markers: Sequence[Marker], language: str, pairs: Sequence[Pair] = (), loose: str = ""):
+        """`loose`: pattern of a word that joins, but is no marker: a text that begins with it is of no class."""
         self.markers = tuple(markers)
-        self.numbers = {marker.text: number for number, marker in enumerate(markers, 1)}
+        self.texts = tuple(dict.fromkeys(entry.text for entry in (*markers, *pairs)))
+        """The name of every class but `no marker`."""
+        self.numbers = {text: number for number, text in enumerate(self.texts, 1)}
         end = "" if language == "zh" else r"\b(?!-)"  # not Then-president
-        self.start = re.compile(f"({'|'.join(longest_first(self.numbers))}){end}", re.IGNORECASE)
-        # in Chinese the first half may follow the subject (他虽然); in English it opens the sentence
-        before, after = ("", "[，、]?") if language == "zh" else (r"\A", r",\s+")
-        self.firsts = {
-            number: re.compile(f"{before}(?:{'|'.join(longest_first(marker.firsts))}){after}", re.IGNORECASE)
-            for number, marker in enumerate(markers, 1)
-            if marker.firsts
-        }
+        self.start = re.compile(f"({any_of(marker.text for marker in markers)}){end}", re.IGNORECASE)
+        self.firsts = {}
+        for marker in markers:
+            if marker.firsts:
+                fellows = [other.text for other in markers if other.firsts == marker.firsts]
+                self.firsts[self.numbers[marker.text]] = announcing(marker.firsts, fellows, language)
+        self.pairs = [(self.numbers[pair.text], *halves(pair)) for pair in pairs]
+        self.half = re.compile("|".join(first.pattern.replace("?P<half>", "?:") for _, first, _ in self.pairs))
+        self.loose = re.compile(loose) if loose else None
+
+    def read(self, before: str, after: str) -> Joined | None:
+        """What joined two texts, and the texts without it; None where it is not clear."""
+        found = self.split(after)
+        if found is None:
+            return None
+        joined: Joined | None = Joined(found.number, self.without_first(found.number, before), found.rest)
+        if self.announces(joined.before):
+            # a half without its fellow would still show how the two were joined
+            joined = None if found.number else self.split_pair(before, after)
+        if joined is None or (self.loose and self.loose.match(joined.after)):
+            return None
+        return joined
+
+    def announces(self, text: str) -> bool:
+        """Is there the first half of a pair in the last clause?"""
+        return bool(self.pairs) and self.half.match(text, clause_start(text)) is not None
 
     def split(self, text: str) -> Found | None:
         """The marker that a text begins with and the rest, its case repaired; None where it is not clear."""
@@ -54,18 +105,57 @@ class Lexicon:
         if (marker.comma and not comma) or (marker.unless and re.match(marker.unless, rest)):
             return None
         rest = recase(text, rest[comma.end() :] if comma else rest.lstrip())
+        rest = re.sub(rf"\A(?:{marker.tail})", "", rest) if marker.tail else rest
         if self.start.match(rest):
             return None
         return Found(self.numbers[marker.text], rest)
 
     def without_first(self, number: int, text: str) -> str:
         """The text before a marker, without the half that announces it."""
-        pattern = self.firsts.get(number)
-        return recase(text, pattern.sub("", text)) if pattern else text
+        found = self.firsts[number].match(text) if number in self.firsts else None
+        return recase(text, text[: found.start("half")] + text[found.end() :]) if found else text
+
+    def split_pair(self, before: str, after: str) -> Joined | None:
+        """The first pair of which both halves are there, unless another one is left."""
+        start = clause_start(before)
+        for number, first, second in self.pairs:
+            announced = first.match(before, start)
+            if announced and second.match(after):
+                before = before[: announced.start("half")] + before[announced.end() :]
+                while answered := second.match(after):  # 则…就
+                    after = after[: answered.start("half")] + after[answered.end() :]
+                return None if self.announces(before) else Joined(number, before, after)
+        return None
 
 
-def longest_first(patterns: Iterable[str]) -> list[str]:
-    return sorted(patterns, key=len, reverse=True)
+def announcing(firsts: Iterable[str], fellows: Iterable[str], language: str) -> re.Pattern[str]:
+    """The half that announces a marker. In English it opens the text; in Chinese it stands in the last clause that has
+    one, at its head or after its subject, unless a fellow of the marker has answered it before."""
+    half = any_of(firsts)
+    if language == "en":
+        return re.compile(rf"\A(?P<half>{half}),\s+", re.IGNORECASE)
+    clause = rf"\A(?:.*[{BORDER}])?[^{BORDER}]{{0,{SUBJECT}}}?"
+    return re.compile(rf"{clause}(?P<half>{half})(?!.*[{BORDER}](?:{any_of(fellows)}))[，、]?", re.DOTALL)
+
+
+def halves(pair: Pair) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """To be matched at the head of two clauses: the first, unless its fellow follows in the same one, and the second."""
+    second = any_of(pair.seconds)
+    subject = rf"[^{BORDER}]{{0,{SUBJECT}}}?" if pair.subject else ""
+    short = rf"(?!只要|只有|如果|因为|由于|虽|即)[^{BORDER}、\s]{{0,{SHORT_SUBJECT}}}?" if pair.subject else ""
+    first = rf"{subject}(?P<half>{any_of(pair.firsts)})(?![^{BORDER}]*(?:{second}))"
+    return re.compile(first), re.compile(rf"{short}(?P<half>{second})")
+
+
+def clause_start(text: str) -> int:
+    """Where the last clause begins."""
+    found = LAST_BORDER.match(text)
+    return found.end() if found else 0
+
+
+def any_of(patterns: Iterable[str]) -> str:
+    """The longest that is there."""
+    return "|".join(sorted(patterns, key=len, reverse=True))
 
 
 def recase(old: str, new: str) -> str:

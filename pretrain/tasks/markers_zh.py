@@ -1,22 +1,30 @@
 """Chinese discourse markers that open a sentence or a clause. Written for this project; no list was copied.
 
-Paired ones (虽然…但是) are named by their second half. Words that are also something else need a comma (最后，), or
-stand with what must not follow (同时期, 但丁); single characters without either sign (而, 则, 就) are left out.
-All are in simplified characters.
+Paired ones whose second half says enough alone (虽然…但是) are named by it. Where it does not (如果…就), or follows the
+subject (他却), the pair is a class, and counts only where both halves stand in neighbouring clauses. Words that are also
+something else need a comma (最后，), or stand with what must not follow (同时期, 但丁); single characters without any
+such sign (而, 则) are left out. All are in simplified characters.
+
+The order is that of the classes: add at the end.
 """
 
-from pretrain.tasks.markers import Lexicon, Marker
+from pretrain.tasks.markers import Lexicon, Marker, Pair
 
-ALTHOUGH = ("虽然", "虽说", "虽", "尽管", "固然", "诚然")
-BECAUSE = ("因为", "由于", "鉴于", "正因为", "正因")
-NOT_ONLY = ("不但", "不仅仅", "不仅", "不单", "不光", "不只")
-IF = ("如果", "假如", "假使", "倘若", "要是", "若是")
+ALTHOUGH = ("虽然", "虽说", "虽则", "虽", "尽管(?!如此)", "固然", "诚然")
+BECAUSE = ("(?<!是)因为", "(?<!是)由于", "鉴于", "正因为", "正因")
+NOT_ONLY = ("不但", "不仅仅", "不仅", "不单(?![独调一])", "不光(?![滑彩荣明])", "不只")
+IF = ("如果", "假如", "假使", "倘若", "倘使", "假若", "如若", "(?<![主只需重首])要是", "若是")
+EVEN_IF = ("即使(?!如此)", "即便(?!如此)", "哪怕", "就算", "纵使", "纵然")
+WHETHER = ("无论", "不论", "不管(?![理制辖])")
+JIU = "(?<![成])就(?![是读任职业近])"
+YE = "也(?![许门])"
+STILL = "还是(?=[没不在被要会能可得将把])"
 
 PAIRED = [
-    Marker("但是", firsts=ALTHOUGH),
-    Marker("但", firsts=ALTHOUGH, unless="[丁凡愿泽书]"),
-    Marker("可是", firsts=ALTHOUGH),
-    Marker("然而", firsts=ALTHOUGH),
+    Marker("但是", firsts=ALTHOUGH, tail="却"),
+    Marker("但", firsts=ALTHOUGH, unless="[丁凡愿泽书]", tail="却"),
+    Marker("可是", firsts=ALTHOUGH, tail="却"),
+    Marker("然而", firsts=ALTHOUGH, tail="却"),
     Marker("不过", firsts=ALTHOUGH, unless="[是几一二两三四五六七八九十百数如分问去来]|[0-9]"),
     Marker("所以", firsts=BECAUSE),
     Marker("因此", firsts=BECAUSE),
@@ -56,12 +64,32 @@ GUARDED = [
     Marker("随后", unless="的"),
 ]
 
+ANNOUNCED = {"然后": ("首先",), "接着": ("首先",), "最后": ("首先",), "之后": ("首先",)}
+
+PAIRS = [
+    Pair("虽然…却", ALTHOUGH, ("(?<![冷退忘推了])却(?!步)", "仍然", "仍旧", "仍", "依然", "依旧", STILL)),
+    Pair("如果…就", IF, (JIU, "便(?![利宜捷于])", "则(?!是)")),
+    Pair("只要…就", ("只要",), (JIU, "便(?![利宜捷于])")),
+    Pair("一旦…就", ("一旦",), (JIU, "便(?![利宜捷于])")),
+    Pair("只有…才", ("只有", "唯有", "惟有"), ("(?<![人天英口])才(?![华干艺智子女])",), subject=False),
+    Pair("即使…也", EVEN_IF, (YE, "亦", "仍然", "仍旧", "仍", "依然", STILL)),
+    Pair("无论…都", WHETHER, ("(?<![首成京古])都(?![市会城护])", YE, "均", "皆")),
+    Pair("不但…还", NOT_ONLY, ("还(?![原债乡击手给清款])", YE, "更(?![换改新名衣替生])", "亦", "又"), subject=False),
+    Pair("既…又", ("既(?![有定得往然婚成])", "既有(?!的)"), ("又", YE, "亦"), subject=False),
+    Pair("与其…不如", ("与其(?![他它余])",), ("倒不如", "还不如", "不如", "毋宁"), subject=False),
+    Pair("宁可…也不", ("宁可", "宁愿", "宁肯"), ("也(?=不|要|绝)",)),
+    Pair("之所以…是因为", ("之所以",), ("是因为", "是由于", "乃因"), subject=False),
+    Pair("另一方面", ("(?<!另)一方面",), ("一方面", "另方面"), subject=False),
+]
+
 CHINESE = Lexicon(
     [
         *PAIRED,
-        *(Marker(word) for word in ALONE.split()),
-        *(Marker(word, comma=True) for word in BEFORE_A_COMMA.split()),
+        *(Marker(word, firsts=ANNOUNCED.get(word, ())) for word in ALONE.split()),
+        *(Marker(word, comma=True, firsts=ANNOUNCED.get(word, ())) for word in BEFORE_A_COMMA.split()),
         *GUARDED,
     ],
     language="zh",
+    pairs=PAIRS,
+    loose="[却则且故]|而(?![今立])|那(?=[我你他她它])",
 )

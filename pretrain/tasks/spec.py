@@ -97,6 +97,8 @@ class Settings:
     """Share of the tokens that knowledge masking predicts."""
     marker_cap: int = 200
     """Instances a shard keeps of one discourse marker."""
+    relations: tuple[str, ...] = ()
+    """The classes of discourse relation where marked pairs bring them; none: the markers of the language."""
 
     def room(self, num_segments: int) -> int:
         """Tokens left for text in a sequence of that many segments: each ends in [SEP], the first follows [CLS]."""
