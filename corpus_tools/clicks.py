@@ -1,35 +1,44 @@
 """Click logs: what was clicked after a query says how well a title answers it (ERNIE 2.0 §4.2.3, IR relevance).
 
-A log is TSV or CSV. Its header names the columns `query`, `title`, `shown` and `clicked`, in any order and beside any
-others; the last two hold counts. A line is a row: no field holds a line break. In TSV quotes are part of the text.
+A log is TSV or CSV. Its header names the columns `query`, `title`, `shown` and `clicked`; the last two hold counts.
 
     0 strong    a title clicked after the query at least once
     1 weak      a title shown for the query and never clicked
     2 random    a title of another query, never shown for this one
 
 0 is the best. The same query and title may stand in many rows, clicked in one and skipped in the next: rows are summed
-up before anything is labelled, whatever the case in which they are written. A click without `shown` is a click. That a
-title was skipped may only mean that nobody scrolled to it: such noise is not removed.
+up before anything is labelled, whatever the case in which they are written. A click without `shown` is a click.
+
+That a title was skipped may only mean that nobody scrolled to it. Where only examined titles count (`examined_only`),
+the log has a column `position` (1 is the top) as well. A result page is what one query showed in one `session`, a
+column that may be there; without it, all rows of a query are one page. A skipped title was examined if on some page it
+stood above a title that was clicked there. The other skipped ones are of no class: not weak, and, as they were shown,
+never random.
 
 The sum of a log is kept in memory while the corpus is built: every different text and every different pair, however
-many rows they come from. That is some 200 bytes a pair where few titles repeat: 10 million pairs take 2 GB.
+many rows they come from. That is some 200 bytes a pair where few titles repeat: 10 million pairs take 2 GB. Examined
+titles take 80 bytes more for every page with a click, and the log is read twice.
 """
 
-import csv
 import re
 from collections.abc import Iterator, Sequence
-from glob import glob
-from pathlib import Path
 from typing import NamedTuple
 
 from corpus_tools.document import Refused, hashed, reasons
-from corpus_tools.readers import CODECS, Refusal, decode, lines_of, reading, tidy
+from corpus_tools.readers import Refusal
+from corpus_tools.tables import Form, Row, Spellings, read_rows, worded
 from pretrain.tasks.ir_relevance import NAME, RANDOM, STRONG, WEAK
-from pretrain.tasks.spec import Instance, Pool, TaskSpec
+from pretrain.tasks.spec import Instance, Pool
 
 COLUMNS = ("query", "title", "shown", "clicked")
-DELIMITERS = {".tsv": "\t", ".csv": ","}
+FORM = Form("corpus.clicks", "a click log", (".tsv", ".csv"), {column: (column,) for column in COLUMNS})
+PLACED = FORM._replace(
+    what="a click log of examined titles (corpus.examined_only)",
+    columns={**FORM.columns, "position": ("position",), "session": ("session",)},
+    optional=frozenset({"session"}),
+)
 COUNT = re.compile(r"\s*[0-9]{1,18}\s*")
+UNSEEN, SKIPPED, CLICKED = range(3)
 MOST = 8
 """Instances of each class for one query: a few frequent ones must not fill the corpus."""
 SUMMARY = "whether a title was clicked after a query, shown but not clicked, or never shown (labels from a click log)"
@@ -42,123 +51,111 @@ class Query(NamedTuple):
     """The titles that were clicked at least once, sorted."""
     skipped: tuple[str, ...]
     """The titles that were shown and never clicked, sorted."""
+    unseen: tuple[str, ...] = ()
+    """The titles that were shown, but perhaps never examined, sorted."""
 
     @property
     def id(self) -> str:
         """Decides, as the id of a document does, whether it is held out."""
         return self.text
 
+    @property
+    def size(self) -> int:
+        """Bytes of text."""
+        return sum(len(text.encode()) for text in (self.text, *self.clicked, *self.skipped, *self.unseen))
+
 
 class ClickLog:
     """Every row is added to the titles of its query, or refused and counted."""
 
-    def __init__(self, patterns: Sequence[str], max_bytes: int):
+    def __init__(self, patterns: Sequence[str], max_bytes: int, examined_only: bool = False):
         """Raises ValueError where a file cannot be read or its header lacks a column."""
         self.found = 0
         self.refused: list[Refused] = []
-        self.clicked: dict[str, dict[str, bool]] = {}
-        """Of every query, the titles that were shown: was it ever clicked?"""
-        self.spellings: dict[str, str] = {}
-        """Every query and title as it was first written."""
-        for path in (path for pattern in patterns for path in files_of(pattern)):
-            self.read(path, max_bytes)
+        self.titles: dict[str, dict[str, int]] = {}
+        """Of every query, the titles that were shown: UNSEEN, SKIPPED or CLICKED."""
+        self.spellings = Spellings()
+        self.examined_only = examined_only
+        self.last: dict[int, int] = {}
+        """Of every page, by its hash, the position of the last click."""
+        form = PLACED if examined_only else FORM
+        if examined_only:
+            for _, row in read_rows(patterns, form, max_bytes):
+                self.note_click(row)
+        for where, row in read_rows(patterns, form, max_bytes):
+            self.found += 1
+            try:
+                self.add(row)
+            except Refusal as refusal:
+                self.refused.append(Refused(where, str(refusal)))
+        self.last.clear()
 
-    def read(self, path: Path, max_bytes: int) -> None:
-        before = self.found
-        with reading(path, lambda: f"{self.found - before} rows"):
-            lines = lines_of(path, max_bytes)
-            header = header_of(path, next(lines, (1, b""))[1], max_bytes)
-            for number, line in lines:
-                if line.strip():
-                    self.found += 1
-                    try:
-                        self.add(fields(decode(line, max_bytes), delimiter_of(path)), header)
-                    except Refusal as refusal:
-                        self.refused.append(Refused(f"{path}:{number}", str(refusal)))
+    def note_click(self, row: Row | Refusal) -> None:
+        try:
+            shown = checked(row)
+            position = place(shown)
+        except Refusal:
+            return  # the second reading tells
+        if int(shown["clicked"]):
+            page = page_of(shown)
+            self.last[page] = max(position, self.last.get(page, 0))
 
-    def add(self, row: Sequence[str], header: Sequence[str]) -> None:
-        if len(row) != len(header):
-            raise Refusal("more or fewer fields than the header")
-        query, title, shown, clicked = (row[header.index(column)] for column in COLUMNS)
-        texts = {"query": tidy(query), "title": tidy(title)}
-        for column, text in texts.items():
-            if not any(map(str.isalnum, text)):  # it might have no token
-                raise Refusal(f"no word in {column}")
-        for column, count in {"shown": shown, "clicked": clicked}.items():
-            if not COUNT.fullmatch(count):
-                raise Refusal(f"{column} is not a count")
-        if int(shown) == int(clicked) == 0:
-            raise Refusal("neither shown nor clicked")
-        query, title = (self.spellings.setdefault(text.casefold(), text) for text in texts.values())
-        titles = self.clicked.setdefault(query, {})
-        titles[title] = titles.get(title, False) or int(clicked) > 0
+    def add(self, row: Row | Refusal) -> None:
+        shown = checked(row)
+        below = self.examined_only and place(shown) >= self.last.get(page_of(shown), 0)
+        state = CLICKED if int(shown["clicked"]) else UNSEEN if below else SKIPPED
+        query, title = (self.spellings.first(shown[name]) for name in ("query", "title"))
+        titles = self.titles.setdefault(query, {})
+        titles[title] = max(state, titles.get(title, UNSEEN))
 
-    def queries(self) -> Iterator[Query]:
+    def items(self) -> Iterator[Query]:
         """In an order that does not follow the log, and puts unlike queries together."""
-        for text in sorted(self.clicked, key=hashed):
-            titles = self.clicked[text]
-            clicked, skipped = (sorted(title for title in titles if titles[title] is kind) for kind in (True, False))
-            yield Query(text, tuple(clicked), tuple(skipped))
+        for text in sorted(self.titles, key=hashed):
+            titles = self.titles[text]
+            of = [tuple(sorted(title for title in titles if titles[title] == state)) for state in range(3)]
+            yield Query(text, of[CLICKED], of[SKIPPED], of[UNSEEN])
+
+    queries = items
 
     def size(self) -> int:
         """Bytes of text in all queries."""
-        return sum(len(text.encode()) for query, titles in self.clicked.items() for text in (query, *titles))
+        return sum(len(text.encode()) for query, titles in self.titles.items() for text in (query, *titles))
 
     def counts(self) -> dict:
         """As the manifest tells them: rows, and what they add up to."""
-        pairs = [clicked for titles in self.clicked.values() for clicked in titles.values()]
+        pairs = [state for titles in self.titles.values() for state in titles.values()]
         return {
             "in": self.found,
             "used": self.found - len(self.refused),
             "refused": reasons(self.refused),
-            "queries": len(self.clicked),
-            "clicked": sum(pairs),
-            "skipped": len(pairs) - sum(pairs),
+            "queries": len(self.titles),
+            "clicked": pairs.count(CLICKED),
+            "skipped": pairs.count(SKIPPED),
+            "unseen": pairs.count(UNSEEN),
         }
 
 
-def files_of(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
-    files = [path] if path.exists() else sorted(map(Path, glob(str(path), recursive=True)))
-    if not files:
-        raise ValueError(f"corpus.clicks: {pattern} does not exist, and as a glob it matches nothing")
-    for file in files:
-        if not file.is_file() or plain_suffix(file) not in DELIMITERS:
-            raise ValueError(f"corpus.clicks: {file} is no click log. Name files or globs of .tsv or .csv (.gz, .zst).")
-    return files
+def checked(row: Row | Refusal) -> Row:
+    """The row with its texts tidied. Raises Refusal where it cannot be used."""
+    if isinstance(row, Refusal):
+        raise row
+    texts = {column: worded(row, column) for column in ("query", "title")}
+    for column in ("shown", "clicked"):
+        if not COUNT.fullmatch(row[column]):
+            raise Refusal(f"{column} is not a count")
+    if int(row["shown"]) == int(row["clicked"]) == 0:
+        raise Refusal("neither shown nor clicked")
+    return {**row, **texts}
 
 
-def plain_suffix(path: Path) -> str:
-    suffix = path.suffix.lower()
-    return Path(path.stem).suffix.lower() if suffix in CODECS else suffix
+def place(row: Row) -> int:
+    if not COUNT.fullmatch(row["position"]) or int(row["position"]) == 0:
+        raise Refusal("position is not 1 or more")
+    return int(row["position"])
 
 
-def delimiter_of(path: Path) -> str:
-    return DELIMITERS[plain_suffix(path)]
-
-
-def header_of(path: Path, line: bytes, max_bytes: int) -> list[str]:
-    try:
-        header = [name.strip() for name in fields(decode(line, max_bytes), delimiter_of(path))]
-    except Refusal as refusal:
-        raise ValueError(f"{path}:1: the header cannot be read: {refusal}") from None
-    for column in COLUMNS:
-        number = header.count(column)
-        if number != 1:
-            raise ValueError(
-                f"{path}:1 has {f'{number} columns' if number else 'no column'} {column!r}. "
-                f"A click log begins with a header that names {', '.join(COLUMNS)}; this one has: {', '.join(header)}."
-            )
-    return header
-
-
-def fields(line: str, delimiter: str) -> list[str]:
-    if delimiter == "\t":
-        return line.split(delimiter)
-    try:
-        return next(csv.reader([line], delimiter=delimiter, strict=True))
-    except csv.Error:
-        raise Refusal("not CSV") from None
+def page_of(row: Row) -> int:
+    return hashed(f"{row['session'].strip()}\n{row['query'].casefold()}")
 
 
 def label(queries: Sequence[Query], pool: Pool) -> Iterator[Instance]:
@@ -174,7 +171,7 @@ def label(queries: Sequence[Query], pool: Pool) -> Iterator[Instance]:
         chosen.append((query, rng, rng.sample(query.clicked, number), rng.sample(query.skipped, number)))
     titles = [title for _, _, clicked, skipped in chosen for title in (*clicked, *skipped)]
     for query, rng, clicked, skipped in chosen:
-        shown = {*query.clicked, *query.skipped}
+        shown = {*query.clicked, *query.skipped, *query.unseen}
         if shown.issuperset(titles):
             continue
         for strong, weak in zip(clicked, skipped, strict=True):
@@ -184,8 +181,3 @@ def label(queries: Sequence[Query], pool: Pool) -> Iterator[Instance]:
             labels = {strong: STRONG, weak: WEAK, stranger: RANDOM}
             for title in rng.sample(list(labels), 3):
                 yield Instance((query.text, title), labels[title])
-
-
-def predicts(spec: TaskSpec, manifest: dict) -> str:
-    """What a task predicts in this corpus: the labels of IR relevance are of a click log, or pseudo-labels."""
-    return SUMMARY if manifest["tasks"][spec.name].get("labels_from") == "clicks" else spec.summary

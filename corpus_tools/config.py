@@ -1,12 +1,13 @@
 """The `corpus` section of a configuration: everything that decides what is in the shards."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pretrain.tasks import ir_relevance
+from pretrain.tasks import discourse_relation, ir_relevance
 from pretrain.tasks.spec import Settings
 
 
@@ -98,6 +99,27 @@ class CorpusConfig(Section):
         return Path("corpora") / self.name
 
 
+def settings_of(manifest: dict) -> Settings:
+    """What the tasks of a finished corpus share; the classes of marked pairs are those that it was built with."""
+    config = CorpusConfig(**manifest["config"])
+    settings = config.settings()
+    if config.relations:
+        settings = replace(settings, relations=tuple(manifest["tasks"][discourse_relation.NAME]["labels"]))
+    return settings
+
+
 def refuse_unread(config: CorpusConfig, tasks: Sequence[str]) -> None:
-    if config.clicks and ir_relevance.NAME not in tasks:
-        raise ValueError(f"corpus.clicks feeds {ir_relevance.NAME} alone. Add it to `tasks`, or set corpus.clicks=[].")
+    """Raises ValueError where labels are given that nothing would learn from, or twice for one task."""
+    if config.clicks and config.grades:
+        raise ValueError(
+            f"corpus.clicks and corpus.grades both label {ir_relevance.NAME}. Choose one, and set the other to []."
+        )
+    if config.examined_only and not config.clicks:
+        raise ValueError(
+            "corpus.examined_only is about corpus.clicks, which names no log. Add one, or set it to false."
+        )
+    for setting, task in (
+        ("clicks", ir_relevance.NAME), ("grades", ir_relevance.NAME), ("relations", discourse_relation.NAME)
+    ):  # fmt: skip
+        if getattr(config, setting) and task not in tasks:
+            raise ValueError(f"corpus.{setting} feeds {task} alone. Add it to `tasks`, or set corpus.{setting}=[].")

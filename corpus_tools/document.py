@@ -35,3 +35,8 @@ def reasons(refused: Iterable[Refused]) -> dict[str, int]:
 def hashed(identity: str) -> int:
     """64 bits that decide, whatever else is in the corpus, whether a document or query is held out."""
     return int.from_bytes(blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def held_out(identity: str, validation_share: float) -> bool:
+    """Is what bears this id validation?"""
+    return hashed(identity) < validation_share * 2**64

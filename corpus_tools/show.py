@@ -15,8 +15,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 from tokenizers import Tokenizer
 
-from corpus_tools.clicks import predicts
-from corpus_tools.config import CorpusConfig
+from corpus_tools.config import settings_of
+from corpus_tools.labels import predicts
 from corpus_tools.shards import Instances, read_manifest
 from corpus_tools.tokenizer import load_tokenizer, vocabulary
 from pretrain.tasks import TASKS
@@ -56,12 +56,12 @@ def show(corpus: Path, task: str, count: int = 3, seed: int = 0) -> RenderableTy
     manifest = read_manifest(corpus)
     if task not in manifest["tasks"]:
         raise ValueError(f"{corpus} has no task {task!r}. It has: {', '.join(manifest['tasks'])}.")
-    spec, settings = TASKS[task], CorpusConfig(**manifest["config"]).settings()
+    spec, settings = TASKS[task], settings_of(manifest)
     tokenizer = load_tokenizer(f"{corpus / 'tokenizer.json'}")
     instances = Instances(corpus, "train", task)
     chosen = np.random.default_rng(seed).choice(len(instances), min(count, len(instances)), replace=False)
     lines = [Text(f"{task}: {predicts(spec, manifest)}", "bold")]
-    labels = spec.labels(settings) if spec.labels else ()
+    labels: list[str] = manifest["tasks"][task]["labels"] or []
     if spec.head == Head.TOKEN:
         first, second = labels
         lines.append(Text(f"word+ {second}, word {first}, the rest has no label", "dim"))

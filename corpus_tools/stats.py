@@ -8,7 +8,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from corpus_tools.build import account, account_clicks
-from corpus_tools.clicks import predicts
+from corpus_tools.labels import predicts
 from corpus_tools.shards import SPLITS, read_manifest
 from pretrain.tasks import TASKS, ir_relevance
 

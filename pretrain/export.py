@@ -14,12 +14,12 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from corpus_tools.clicks import predicts
+from corpus_tools.labels import predicts
 from corpus_tools.shards import read_manifest
 from pretrain.config import Config
 from pretrain.model.model import MASKED_LM_NAMES, TASK_IDS, Model
 from pretrain.run import last_finished, stages_of
-from pretrain.tasks import TASKS, ir_relevance
+from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Head
 from pretrain.train import load_finished, write_tensors
 
@@ -147,8 +147,9 @@ def model_card(config: Config, manifest: dict, model: Model, state: dict) -> str
             f"| {record['task']} | {record['loss']:.3f} | {record['metric_name']} | {record['metric']:.3f} "
             f"| {record['chance']:.3f} |"
         )
-    if ir_relevance.NAME in config.tasks:
-        lines += ["", f"`{ir_relevance.NAME}`: {predicts(TASKS[ir_relevance.NAME], manifest)}."]
+    for task in config.tasks:
+        if "labels_from" in manifest["tasks"][task]:
+            lines += ["", f"`{task}`: {predicts(TASKS[task], manifest)}."]
     lines += [
         "",
         "## Use",

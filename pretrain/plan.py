@@ -15,10 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from corpus_tools.checkpoint import read_files
+from corpus_tools.shards import read_manifest
 from corpus_tools.tokenizer import load_tokenizer
 from pretrain.config import Config
 from pretrain.schedule import SCHEDULES, Stage
-from pretrain.tasks import TASKS
+from pretrain.tasks import TASKS, discourse_relation
 from pretrain.tasks.spec import Head
 
 POSITIONS = 512
@@ -150,13 +151,15 @@ def plan(config: Config, ranks: int = 1) -> RenderableType:
     sizes = read_sizes(config)
     stages = SCHEDULES[config.schedule.kind](config.groups(), config.schedule.steps_per_task)
     settings = config.corpus.settings()
-    classes = {task: count_classes(task, config) for task in config.tasks}
+    classes, unknown = count_classes(config)
     count = parameters(sizes, classes)
     model = Table.grid(padding=(0, 2))
     origin = f"continues from {config.model.prior}" if config.model.prior else "from scratch"
     shape = f"{sizes.layers} layers × {sizes.hidden}, {sizes.heads} heads, {sizes.vocabulary:,} ids, {origin}"
     model.add_row("encoder", f"{human(count.encoder)} parameters: {shape}")
     model.add_row("heads", f"{human(count.heads)} parameters for {len(classes)} tasks")
+    for task in unknown:
+        model.add_row("", f"without {task}: its classes are those of its files, known once the corpus is built")
     a_step = f"{config.train.batch_size} instances of up to {settings.max_length} tokens"
     model.add_row("schedule", f"{config.schedule.kind} over {config.schedule.over}; a step is {a_step}")
     return Group(
@@ -168,9 +171,20 @@ def plan(config: Config, ranks: int = 1) -> RenderableType:
     )
 
 
-def count_classes(task: str, config: Config) -> int | None:
-    labels = TASKS[task].labels
-    return None if labels is None else len(labels(config.corpus.settings()))
+def count_classes(config: Config) -> tuple[dict[str, int | None], list[str]]:
+    """Classes of every task, None for masked LM; and the tasks whose classes only the built corpus knows."""
+    corpus = config.corpus.folder()
+    built = read_manifest(corpus)["tasks"] if (corpus / "manifest.json").exists() else {}
+    settings, classes, unknown = config.corpus.settings(), dict[str, int | None](), list[str]()
+    for task in config.tasks:
+        labels = TASKS[task].labels
+        if task in built:
+            classes[task] = built[task]["labels"] and len(built[task]["labels"])
+        elif task == discourse_relation.NAME and config.corpus.relations:
+            unknown.append(task)
+        else:
+            classes[task] = None if labels is None else len(labels(settings))
+    return classes, unknown
 
 
 def stage_table(config: Config, stages: list[Stage], sizes: Sizes) -> Table:

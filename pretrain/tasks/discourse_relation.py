@@ -25,7 +25,7 @@ LEXICONS = {"en": ENGLISH, "zh": CHINESE}
 LEAST = {"en": 3, "zh": 4}
 """Words (Chinese: characters) that each side must have."""
 BRACKETS = ("()", "（）", "[]", "“”", "「」", "『』", "《》")
-QUOTED = re.compile("[\"" + re.escape("".join(BRACKETS)) + "]")
+QUOTED = re.compile('["' + re.escape("".join(BRACKETS)) + "]")
 
 
 def build(pool: Pool) -> Iterator[Instance]:

@@ -61,7 +61,7 @@ class Lexicon:
     def __init__(self, markers: Sequence[Marker], language: str, pairs: Sequence[Pair] = (), loose: str = ""):
         """`loose`: pattern of a word that joins, but is no marker: a text that begins with it is of no class."""
         self.markers = tuple(markers)
-        self.texts = tuple(dict.fromkeys(entry.text for entry in (*markers, *pairs)))
+        self.texts = tuple(dict.fromkeys([marker.text for marker in markers] + [pair.text for pair in pairs]))
         """The name of every class but `no marker`."""
         self.numbers = {text: number for number, text in enumerate(self.texts, 1)}
         end = "" if language == "zh" else r"\b(?!-)"  # not Then-president
@@ -81,12 +81,10 @@ class Lexicon:
         if found is None:
             return None
         joined: Joined | None = Joined(found.number, self.without_first(found.number, before), found.rest)
-        if self.announces(joined.before):
+        if joined and self.announces(joined.before):
             # a half without its fellow would still show how the two were joined
             joined = None if found.number else self.split_pair(before, after)
-        if joined is None or (self.loose and self.loose.match(joined.after)):
-            return None
-        return joined
+        return None if joined and self.loose and self.loose.match(joined.after) else joined
 
     def announces(self, text: str) -> bool:
         """Is there the first half of a pair in the last clause?"""
@@ -139,7 +137,7 @@ def announcing(firsts: Iterable[str], fellows: Iterable[str], language: str) -> 
 
 
 def halves(pair: Pair) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """To be matched at the head of two clauses: the first, unless its fellow follows in the same one, and the second."""
+    """To be matched at the head of two clauses: the first, unless its fellow is in the same one, and the second."""
     second = any_of(pair.seconds)
     subject = rf"[^{BORDER}]{{0,{SUBJECT}}}?" if pair.subject else ""
     short = rf"(?!只要|只有|如果|因为|由于|虽|即)[^{BORDER}、\s]{{0,{SHORT_SUBJECT}}}?" if pair.subject else ""

@@ -1,9 +1,9 @@
 """Chinese discourse markers that open a sentence or a clause. Written for this project; no list was copied.
 
 Paired ones whose second half says enough alone (虽然…但是) are named by it. Where it does not (如果…就), or follows the
-subject (他却), the pair is a class, and counts only where both halves stand in neighbouring clauses. Words that are also
-something else need a comma (最后，), or stand with what must not follow (同时期, 但丁); single characters without any
-such sign (而, 则) are left out. All are in simplified characters.
+subject (他却), the pair is a class, and counts only where both halves stand in neighbouring clauses. Words that are
+also something else need a comma (最后，), or stand with what must not follow (同时期, 但丁); single characters without
+any such sign (而, 则) are left out. All are in simplified characters.
 
 The order is that of the classes: add at the end.
 """

@@ -70,7 +70,7 @@ def test_rows_are_summed_up_before_they_are_labelled(tmp_path):
     rows = ["sea\tTides\t5\t0", "sea\tTides\t1\t1", "sea\tTides\t9\t0", "Sea \tTIDES\t1\t0", "sea\tBoats\t1\t0"]
     log = read(tmp_path / "log.tsv", *rows)
     assert list(log.queries()) == [Query("sea", ("Tides",), ("Boats",))]
-    assert log.counts() == {"in": 5, "used": 5, "refused": {}, "queries": 1, "clicked": 1, "skipped": 1}
+    assert log.counts() == {"in": 5, "used": 5, "refused": {}, "queries": 1, "clicked": 1, "skipped": 1, "unseen": 0}
 
 
 def test_every_label_means_what_it_says(queries):
@@ -183,7 +183,7 @@ def test_bytes_and_quotes_that_end_nowhere_spoil_only_their_row(tmp_path):
         ("log.csv", b"", "has no column 'query'"),
         ("log.csv", b"\xff\xfeq\0u\0", "the header cannot be read: NUL byte"),
         ("log.tsv.gz", gzip.compress(HEADER.encode())[:-9], r"log\.tsv\.gz is truncated after 0 rows"),
-        ("log.txt", HEADER.encode(), r"corpus\.clicks: .*log\.txt is no click log.*\.tsv or \.csv"),
+        ("log.txt", HEADER.encode(), r"corpus\.clicks: .*log\.txt is not a click log.*\.tsv or \.csv"),
     ],
 )
 def test_a_file_that_is_no_click_log_is_one_line(tmp_path, name, content, says):
