@@ -115,8 +115,6 @@ class ClickLog:
             of = [tuple(sorted(title for title in titles if titles[title] == state)) for state in range(3)]
             yield Query(text, of[CLICKED], of[SKIPPED], of[UNSEEN])
 
-    queries = items
-
     def size(self) -> int:
         """Bytes of text in all queries."""
         return sum(len(text.encode()) for query, titles in self.titles.items() for text in (query, *titles))

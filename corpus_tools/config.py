@@ -1,7 +1,6 @@
 """The `corpus` section of a configuration: everything that decides what is in the shards."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -92,8 +91,11 @@ class CorpusConfig(Section):
     """What runs the build: processes of this machine, a Slurm cluster, or a Ray cluster."""
     slurm: SlurmConfig = SlurmConfig()
 
-    def settings(self) -> Settings:
-        return Settings(self.language, self.max_length, self.max_segments, self.mask_share, self.marker_cap)
+    def settings(self, relations: Sequence[str] = ()) -> Settings:
+        """`relations`: the classes of marked pairs, which only their files know."""
+        return Settings(
+            self.language, self.max_length, self.max_segments, self.mask_share, self.marker_cap, tuple(relations)
+        )
 
     def folder(self) -> Path:
         return Path("corpora") / self.name
@@ -102,10 +104,7 @@ class CorpusConfig(Section):
 def settings_of(manifest: dict) -> Settings:
     """What the tasks of a finished corpus share; the classes of marked pairs are those that it was built with."""
     config = CorpusConfig(**manifest["config"])
-    settings = config.settings()
-    if config.relations:
-        settings = replace(settings, relations=tuple(manifest["tasks"][discourse_relation.NAME]["labels"]))
-    return settings
+    return config.settings(manifest["tasks"][discourse_relation.NAME]["labels"] if config.relations else ())
 
 
 def refuse_unread(config: CorpusConfig, tasks: Sequence[str]) -> None:

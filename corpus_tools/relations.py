@@ -11,7 +11,8 @@ are held out, is dropped, its pairs are refused and counted. A class of few pair
 The direction of a DISRPT relation (1>2, 1<2) is no part of it: texts stay in their order, and the label is what the
 shared task predicts. A pair that stands in the files twice counts once; one with two labels is an instance of each.
 
-Both sources write spaces between tokens and DISRPT `<*>` for a gap: texts are joined as one writes them.
+Both sources write spaces between tokens, DISRPT `<*>` for a gap and -LRB- for a bracket: texts are joined as one
+writes them.
 
 The pairs are kept in memory while the corpus is built: some 220 bytes and the text a pair, and 180 more while they are
 put in order.
@@ -41,6 +42,7 @@ FORM = Form(
     frozenset({"doc"}),
 )
 GAP = "<*>"
+PENN = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}"}
 HAN = "[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
 TOO_MANY_SPACES = re.compile(
     r" (?:(?=(?:[,.;:!?%)\]}…]|n't|'(?:s|re|ve|ll|d|m))(?: |$))"  # cold , is n't it ?
@@ -130,7 +132,9 @@ class Relations:
 
 def joined(text: str) -> str:
     """Tidied tokens as one writes them: `it is n't cold , he said` is `it isn't cold, he said`."""
-    return TOO_MANY_SPACES.sub("", tidy(text.replace(GAP, " ")) if GAP in text else text)
+    for token, mark in {GAP: " ", **PENN}.items():
+        text = text.replace(token, mark)
+    return TOO_MANY_SPACES.sub("", tidy(text))
 
 
 def label(pairs: Sequence[Pair], pool: Pool) -> Iterator[Instance]:

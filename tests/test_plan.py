@@ -1,8 +1,11 @@
+import json
+
 import pytest
 from rich.console import Console
 
+from corpus_tools.shards import FORMAT
 from pretrain.config import load_config
-from pretrain.plan import Sizes, human, memory, operations, parameters, plan, read_sizes, stage_tokens
+from pretrain.plan import Sizes, count_classes, human, memory, operations, parameters, plan, read_sizes, stage_tokens
 from pretrain.schedule import SCHEDULES, Stage
 
 SIZES = Sizes(vocabulary=300, hidden=64, layers=3, heads=4, intermediate=160, positions=64, types=4, tasks=7)
@@ -80,6 +83,27 @@ def test_the_plan_shows_the_whole_budget_of_every_task(kind):
     tokens = human(7000 * config.train.batch_size * config.corpus.max_length)
     (line,) = [line for line in lines if line.startswith("tokens")]
     assert line.rstrip().endswith(tokens)
+
+
+def printed(config) -> str:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(plan(config))
+    return captured.get()
+
+
+def test_classes_of_marked_pairs_are_known_once_the_corpus_is_built(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tasks = ["knowledge_masking", "discourse_relation"]
+    config = load_config(None, [f"tasks=[{','.join(tasks)}]", "corpus.relations=[pairs.tsv]"])
+    assert "without discourse_relation: its classes are those of its files" in printed(config)
+    assert count_classes(config) == ({"knowledge_masking": None}, ["discourse_relation"])
+    labels = {"knowledge_masking": None, "discourse_relation": ["and", "but", "so"]}
+    table = {task: {"labels": labels[task]} for task in tasks}
+    config.corpus.folder().mkdir(parents=True)
+    (config.corpus.folder() / "manifest.json").write_text(json.dumps({"format": FORMAT, "tasks": table}))
+    assert count_classes(config) == ({"knowledge_masking": None, "discourse_relation": 3}, [])
+    assert "known once" not in printed(config)
 
 
 def test_prior_weights_bring_their_size(tmp_path):

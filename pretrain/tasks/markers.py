@@ -58,8 +58,18 @@ class Found(NamedTuple):
 class Lexicon:
     """Finds the markers of one language. The classes are numbered from 1, in the order given, markers before pairs."""
 
-    def __init__(self, markers: Sequence[Marker], language: str, pairs: Sequence[Pair] = (), loose: str = ""):
-        """`loose`: pattern of a word that joins, but is no marker: a text that begins with it is of no class."""
+    def __init__(
+        self,
+        markers: Sequence[Marker],
+        language: str,
+        pairs: Sequence[Pair] = (),
+        firsts: Sequence[str] = (),
+        loose: str = "",
+    ):
+        """`firsts`: patterns of halves that are of no pair, but announce something just the same: 因为.
+
+        `loose`: pattern of a word that joins, but is no marker; a text that begins with it is of no class.
+        """
         self.markers = tuple(markers)
         self.texts = tuple(dict.fromkeys([marker.text for marker in markers] + [pair.text for pair in pairs]))
         """The name of every class but `no marker`."""
@@ -72,19 +82,23 @@ class Lexicon:
                 fellows = [other.text for other in markers if other.firsts == marker.firsts]
                 self.firsts[self.numbers[marker.text]] = announcing(marker.firsts, fellows, language)
         self.pairs = [(self.numbers[pair.text], *halves(pair)) for pair in pairs]
-        self.half = re.compile("|".join(first.pattern.replace("?P<half>", "?:") for _, first, _ in self.pairs))
+        heads = [first.pattern.replace("?P<half>", "?:") for _, first, _ in self.pairs]
+        self.half = re.compile("|".join([*heads, rf"[^{BORDER}]{{0,{SUBJECT}}}?(?:{any_of(firsts)})"]))
         self.loose = re.compile(loose) if loose else None
 
     def read(self, before: str, after: str) -> Joined | None:
         """What joined two texts, and the texts without it; None where it is not clear."""
         found = self.split(after)
-        if found is None:
+        if found and found.number:
+            joined: Joined | None = Joined(found.number, self.without_first(found.number, before), found.rest)
+        elif self.announces(before):
+            joined = self.split_pair(before, after)
+        else:
+            joined = found and Joined(0, before, after)
+        # a half without its fellow, or a word that joins, would still show how the two were joined
+        if joined and (self.announces(joined.before) or (self.loose and self.loose.match(joined.after))):
             return None
-        joined: Joined | None = Joined(found.number, self.without_first(found.number, before), found.rest)
-        if joined and self.announces(joined.before):
-            # a half without its fellow would still show how the two were joined
-            joined = None if found.number else self.split_pair(before, after)
-        return None if joined and self.loose and self.loose.match(joined.after) else joined
+        return joined
 
     def announces(self, text: str) -> bool:
         """Is there the first half of a pair in the last clause?"""
@@ -114,7 +128,7 @@ class Lexicon:
         return recase(text, text[: found.start("half")] + text[found.end() :]) if found else text
 
     def split_pair(self, before: str, after: str) -> Joined | None:
-        """The first pair of which both halves are there, unless another one is left."""
+        """The first pair of which both halves are there."""
         start = clause_start(before)
         for number, first, second in self.pairs:
             announced = first.match(before, start)
@@ -122,7 +136,7 @@ class Lexicon:
                 before = before[: announced.start("half")] + before[announced.end() :]
                 while answered := second.match(after):  # 则…就
                     after = after[: answered.start("half")] + after[answered.end() :]
-                return None if self.announces(before) else Joined(number, before, after)
+                return Joined(number, before, after)
         return None
 
 

@@ -63,13 +63,13 @@ def truth(rows: list[str]) -> dict[str, dict[str, int]]:
 
 @pytest.fixture
 def queries(tmp_path) -> list[Query]:
-    return list(read(tmp_path / "log.tsv", *ROWS).queries())
+    return list(read(tmp_path / "log.tsv", *ROWS).items())
 
 
 def test_rows_are_summed_up_before_they_are_labelled(tmp_path):
     rows = ["sea\tTides\t5\t0", "sea\tTides\t1\t1", "sea\tTides\t9\t0", "Sea \tTIDES\t1\t0", "sea\tBoats\t1\t0"]
     log = read(tmp_path / "log.tsv", *rows)
-    assert list(log.queries()) == [Query("sea", ("Tides",), ("Boats",))]
+    assert list(log.items()) == [Query("sea", ("Tides",), ("Boats",))]
     assert log.counts() == {"in": 5, "used": 5, "refused": {}, "queries": 1, "clicked": 1, "skipped": 1, "unseen": 0}
 
 
@@ -113,7 +113,7 @@ def test_queries_without_a_stranger_and_of_one_kind_have_no_instance():
 
 
 def test_the_order_of_rows_changes_nothing(tmp_path, queries):
-    assert list(read(tmp_path / "turned.tsv", *ROWS[::-1]).queries()) == queries
+    assert list(read(tmp_path / "turned.tsv", *ROWS[::-1]).items()) == queries
     assert list(label(queries, POOL)) == list(label(queries, Pool((), Settings(), 0)))
     assert list(label(queries, POOL)) != list(label(queries, Pool((), Settings(), 1)))
 
@@ -121,14 +121,14 @@ def test_the_order_of_rows_changes_nothing(tmp_path, queries):
 def test_columns_in_any_order_and_quotes_of_csv(tmp_path):
     rows = ['0,"Tides, and ""how"" they turn",x,sea,4', "1,Boats,x,sea,4"]
     log = read(tmp_path / "log.csv", *rows, header="clicked,title,other,query,shown")
-    assert list(log.queries()) == [Query("sea", ("Boats",), ('Tides, and "how" they turn',))]
+    assert list(log.items()) == [Query("sea", ("Boats",), ('Tides, and "how" they turn',))]
 
 
 def test_quotes_in_tsv_are_text_and_line_ends_may_be_those_of_windows(tmp_path):
     path = tmp_path / "log.tsv"
     path.write_bytes(b'\xef\xbb\xbfquery\ttitle\tshown\tclicked\r\nsea\t"Tides\t4\t1\r\n\r\nsea\tBoats\t4\t0\r\n')
     log = ClickLog([str(path)], 1_000)
-    assert list(log.queries()) == [Query("sea", ('"Tides',), ("Boats",))]
+    assert list(log.items()) == [Query("sea", ('"Tides',), ("Boats",))]
 
 
 def test_compressed_parts_of_one_log(tmp_path):
@@ -136,7 +136,7 @@ def test_compressed_parts_of_one_log(tmp_path):
     (tmp_path / "a.tsv.gz").write_bytes(gzip.compress(text))
     (tmp_path / "b.tsv.zst").write_bytes(zstandard.compress(text.replace(b"Tides", b"Boats")))
     log = ClickLog([str(tmp_path / "*.tsv.*")], 1_000)
-    assert list(log.queries()) == [Query("sea", ("Boats", "Tides"), ())]
+    assert list(log.items()) == [Query("sea", ("Boats", "Tides"), ())]
 
 
 REFUSED = {
@@ -163,7 +163,7 @@ def test_rows_that_cannot_be_used_are_counted_with_file_and_line(tmp_path):
     counts = log.counts()
     assert counts["in"] == counts["used"] + sum(counts["refused"].values()) == 12
     assert counts["refused"] == Counter(REFUSED.values())
-    assert list(log.queries()) == [Query("sea", ("Boats", "Tides"), ())]
+    assert list(log.items()) == [Query("sea", ("Boats", "Tides"), ())]
 
 
 def test_bytes_and_quotes_that_end_nowhere_spoil_only_their_row(tmp_path):
@@ -171,7 +171,7 @@ def test_bytes_and_quotes_that_end_nowhere_spoil_only_their_row(tmp_path):
     path.write_bytes(b'query,title,shown,clicked\nsea,"Tides,4,1\nsea,\xff,4,1\nsea,Boats,4,1\n')
     log = ClickLog([str(path)], 1_000)
     assert [refusal.reason for refusal in log.refused] == ["not CSV", "invalid UTF-8"]
-    assert list(log.queries()) == [Query("sea", ("Boats",), ())]
+    assert list(log.items()) == [Query("sea", ("Boats",), ())]
 
 
 @pytest.mark.parametrize(
@@ -196,6 +196,73 @@ def test_a_file_that_is_no_click_log_is_one_line(tmp_path, name, content, says):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"corpus\.clicks: \S+none\*\.tsv does not exist"):
         ClickLog([str(tmp_path / "none*.tsv")], 1_000)
+
+
+# Examined titles
+
+PLACED = "query\ttitle\tshown\tclicked\tposition"
+
+
+def examined(path: Path, *rows: str, header: str = PLACED) -> ClickLog:
+    return ClickLog([write(path, list(rows), header)], 1_000_000, examined_only=True)
+
+
+def test_only_titles_above_the_last_click_were_examined(tmp_path):
+    page = ["sea\tOne\t1\t0\t1", "sea\tTwo\t1\t1\t2", "sea\tThree\t1\t0\t3", "sea\tFour\t1\t1\t4"]
+    page += ["sea\tFive\t1\t0\t5", "moon\tSix\t1\t0\t1"]
+    log = examined(tmp_path / "log.tsv", *page)
+    assert sorted(log.items()) == [
+        Query("moon", (), (), ("Six",)),
+        Query("sea", ("Four", "Two"), ("One", "Three"), ("Five",)),
+    ]
+    assert {key: log.counts()[key] for key in ("clicked", "skipped", "unseen")} == dict(clicked=2, skipped=2, unseen=2)
+    all_rows = ClickLog([write(tmp_path / "all.tsv", page, PLACED)], 1_000)
+    assert next(query for query in all_rows.items() if query.text == "sea").skipped == ("Five", "One", "Three")
+
+
+def test_a_click_counts_on_its_own_page_alone(tmp_path):
+    header = f"session\t{PLACED}"
+    rows = ["1\tsea\tTop\t1\t0\t1", "2\tSea\tLow\t1\t1\t9", "2\tmoon\tTop\t1\t0\t1"]
+    found = {query.text: query for query in examined(tmp_path / "log.tsv", *rows, header=header).items()}
+    assert found["sea"] == Query("sea", ("Low",), (), ("Top",)) and found["moon"].unseen == ("Top",)
+    without = examined(tmp_path / "one.tsv", *(row.split("\t", 1)[1] for row in rows))
+    assert next(query for query in without.items() if query.text == "sea").skipped == ("Top",)
+
+
+def test_a_title_that_was_examined_once_was_examined(tmp_path):
+    header = f"session\t{PLACED}"
+    rows = ["1\tsea\tA\t1\t0\t3", "1\tsea\tB\t1\t1\t2", "2\tsea\tA\t1\t0\t1", "2\tsea\tC\t1\t1\t2"]
+    rows += ["1\tsea\tC\t1\t0\t1"]
+    for number, order in enumerate((rows, rows[::-1])):  # rows of a page need not stand together
+        log = examined(tmp_path / f"{number}.tsv", *order, header=header)
+        assert list(log.items()) == [Query("sea", ("B", "C"), ("A",))]
+
+
+def test_a_title_that_was_shown_is_never_random_though_nobody_saw_it():
+    titles = [f"title {number}" for number in range(40)]
+    queries = [
+        Query("one", tuple(titles[:4]), tuple(titles[4:8]), tuple(titles[20:])),
+        Query("two", tuple(titles[20:23]), tuple(titles[23:26]), tuple(titles[:4])),
+        Query("six", tuple(titles[8:12]), tuple(titles[12:16])),
+    ]
+    for seed in range(20):
+        for (text, title), kind in label(queries, Pool((), Settings(), seed)):
+            query = next(query for query in queries if query.text == text)
+            assert title not in query.unseen
+            assert (kind == RANDOM) == (title not in query.clicked + query.skipped)
+
+
+def test_a_log_without_positions_cannot_tell_what_was_examined(tmp_path):
+    with pytest.raises(ValueError, match=r"has no column 'position'\. .*\(corpus\.examined_only\) names query"):
+        examined(tmp_path / "log.tsv", *ROWS, header=HEADER)
+
+
+@pytest.mark.parametrize("position", ["0", "-1", "first", ""])
+def test_a_row_without_a_place_is_refused(tmp_path, position):
+    rows = [f"sea\tTides\t1\t1\t{position}", "sea\tBoats\t1\t0\t1"]
+    log = examined(tmp_path / "log.tsv", *rows)
+    assert [refusal.reason for refusal in log.refused] == ["position is not 1 or more"]
+    assert list(log.items()) == [Query("sea", (), (), ("Boats",))]
 
 
 # A corpus
@@ -348,3 +415,21 @@ def test_a_log_without_the_task_that_it_feeds(folder):
         build(folder, "unasked", tasks=TASKS[:1])
     with pytest.raises(ValueError, match=r"corpus\.clicks feeds ir_relevance alone"):
         Config(tasks=TASKS[:1], corpus=CorpusConfig(clicks=["log.tsv"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "tasks", "says"),
+    [
+        (
+            {"clicks": ["a.tsv"], "grades": ["b.tsv"]},
+            TASKS,
+            r"corpus\.clicks and corpus\.grades both label ir_relevance\.",
+        ),
+        ({"grades": ["b.tsv"]}, TASKS[:1], r"corpus\.grades feeds ir_relevance alone\. Add it to `tasks`"),
+        ({"relations": ["b.tsv"]}, TASKS, r"corpus\.relations feeds discourse_relation alone"),
+        ({"examined_only": True}, TASKS, r"corpus\.examined_only is about corpus\.clicks, which names no log"),
+    ],
+)
+def test_labels_that_nothing_would_learn_from_are_refused(settings, tasks, says):
+    with pytest.raises(ValueError, match=says):
+        Config(tasks=tasks, corpus=CorpusConfig(**settings))

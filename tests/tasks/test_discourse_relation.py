@@ -112,6 +112,69 @@ def test_both_chinese_halves_go():
     ]
 
 
+PAIRS = {
+    "虽然他没有来参加，会议却照常举行了。": ("他没有来参加", "会议照常举行了。", "虽然…却"),
+    "尽管天气非常寒冷，他们仍然坚持训练。": ("天气非常寒冷", "他们坚持训练。", "虽然…却"),
+    "如果明天早上下雨，我们就留在家里。": ("明天早上下雨", "我们留在家里。", "如果…就"),
+    "如果明天早上下雨，则我们就留在家里。": ("明天早上下雨", "我们留在家里。", "如果…就"),
+    "只要光还存在，他就永远不会消失。": ("光还存在", "他永远不会消失。", "只要…就"),
+    "只有获得密钥，才可以正常放映。": ("获得密钥", "可以正常放映。", "只有…才"),
+    "一旦斗殴开始，裁判就把双方分开。": ("斗殴开始", "裁判把双方分开。", "一旦…就"),
+    "即使是普通市民，也可以乘车越过国境。": ("是普通市民", "可以乘车越过国境。", "即使…也"),
+    "无论身在哪个位置，他都想踢球。": ("身在哪个位置", "他想踢球。", "无论…都"),
+    "不仅增加了伴奏表演，还增加了歌词。": ("增加了伴奏表演", "增加了歌词。", "不但…还"),
+    "既满足了国内需求，又解决了运输问题。": ("满足了国内需求", "解决了运输问题。", "既…又"),
+    "与其在这里等待，不如自己去找他。": ("在这里等待", "自己去找他。", "不如"),
+    "他们宁可饿着肚子，也不接受施舍。": ("他们饿着肚子", "不接受施舍。", "宁可…也不"),
+    "之所以没有找到，是因为它不在岛上。": ("没有找到", "它不在岛上。", "之所以…是因为"),
+    "一方面进行谈判，一方面准备战争。": ("进行谈判", "准备战争。", "另一方面"),
+    "他虽然身受重伤，但却成功逃了出去。": ("他身受重伤", "成功逃了出去。", "但"),
+    "首先搜集所有的资料，然后仔细观看。": ("搜集所有的资料", "仔细观看。", "然后"),
+    "第二次世界大战时葡萄牙虽保持中立，但借出了基地。": ("第二次世界大战时葡萄牙保持中立", "借出了基地。", "但"),
+}
+
+
+@pytest.mark.parametrize("sentence", PAIRS)
+def test_both_halves_of_a_pair_go_though_a_subject_stands_before_the_second(sentence):
+    before, after, name = PAIRS[sentence]
+    assert pairs(sentence, language="zh") == [((before, after), name)]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "如果明天早上下雨，大家留在家里。",  # the second half is missing
+        "他昨天没有来参加，却在今天来了。",  # a joining word that is no marker
+        "他昨天没有来参加，而会议照常举行了。",
+        "但因为一直下雨，会议推迟了很久。",
+        "除非明天早上下雨，大家都会来参加。",
+    ],
+)
+def test_what_still_shows_how_it_was_joined_is_of_no_class(sentence):
+    assert ZH.read(*sentence.split("，")) is None
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "他主要是研究历史，成就非常多。",
+        "他不单独行动，还会来。",
+        "与其他人一起，他们来了。",
+        "他来是因为下雨，就这样。",
+    ],
+)
+def test_words_that_only_contain_a_half_are_none(sentence):
+    before, after = sentence.split("，")
+    assert ZH.read(before, after) == (0, before, after)
+
+
+def test_a_first_half_that_was_answered_before_stays():
+    before, after = "即使他撞上了也不会脱轨", "车厢之间也有连接。"
+    assert ZH.read(before, after) == (0, before, after)
+    before, after = "他虽然不得志，但仍然发掘人才", "向来称许别人。"
+    assert ZH.read(before, f"不过{after}") == (ZH.numbers["不过"], before, after)
+
+
 @pytest.mark.parametrize("marker", [marker for marker in ZH.markers if marker.firsts], ids=lambda marker: marker.text)
 def test_no_first_half_is_left(marker):
     for half in marker.firsts:
@@ -138,6 +201,11 @@ def test_short_and_long_sides_are_left_out():
     assert pairs("It was very cold.", "However, no.") == []
     assert pairs("It was " + "very " * 130 + "cold.", "However, the ice did not hold.") == []
     assert pairs("冷，但是他没有穿大衣。", language="zh") == []
+
+
+def test_marked_pairs_bring_their_own_classes():
+    settings = Settings("zh", relations=("cause", "contrast"))
+    assert SPEC.labels(settings) == ["cause", "contrast"] != SPEC.labels(Settings("zh"))
 
 
 def test_the_cap_holds_for_every_class():
