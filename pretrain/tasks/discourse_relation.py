@@ -3,10 +3,14 @@
 In the original the second text begins with an explicit marker ("However, …"). The marker is removed together with its
 comma, and with the half that announces it (虽然…但是), and the capital is repaired; the marker is the label. Pairs
 joined by no marker are a class of their own. English markers join sentences; Chinese ones mostly join the clauses of
-one sentence, so there both are paired. Pairs stay inside a paragraph.
+one sentence, so there both are paired. Pairs stay inside a paragraph. Of Chinese pairs (如果…就) both halves must be
+there; where one stands without the other, the texts are of no class.
 
 Of every class a pool keeps `marker_cap` pairs, drawn at random: "but" would be most of the data. Pairs without a marker
 are kept only as often as the most frequent marker, else they would be most of a small pool.
+
+Pairs that somebody else has marked or labelled (`corpus_tools.relations`) bring classes of their own; then nothing is
+looked for in documents, and nothing is capped.
 """
 
 import re

@@ -13,6 +13,8 @@ SUBJECT = 16
 """Characters that may stand before the first half of a Chinese pair in its clause: 第二次世界大战时葡萄牙虽…"""
 SHORT_SUBJECT = 6
 """Characters that may stand before its second half: 他们却…"""
+NO_SUBJECT = "只要|只有|如果|因为|由于|虽|即"
+"""What begins another clause instead."""
 
 
 class Marker(NamedTuple):
@@ -94,15 +96,16 @@ class Lexicon:
         elif self.announces(before):
             joined = self.split_pair(before, after)
         else:
-            joined = found and Joined(0, before, after)
+            return Joined(0, before, after) if found and not self.joins(after) else None
         # a half without its fellow, or a word that joins, would still show how the two were joined
-        if joined and (self.announces(joined.before) or (self.loose and self.loose.match(joined.after))):
-            return None
-        return joined
+        return None if joined and (self.announces(joined.before) or self.joins(joined.after)) else joined
 
     def announces(self, text: str) -> bool:
         """Is there the first half of a pair in the last clause?"""
         return bool(self.pairs) and self.half.match(text, clause_start(text)) is not None
+
+    def joins(self, text: str) -> bool:
+        return self.loose is not None and self.loose.match(text) is not None
 
     def split(self, text: str) -> Found | None:
         """The marker that a text begins with and the rest, its case repaired; None where it is not clear."""
@@ -141,8 +144,11 @@ class Lexicon:
 
 
 def announcing(firsts: Iterable[str], fellows: Iterable[str], language: str) -> re.Pattern[str]:
-    """The half that announces a marker. In English it opens the text; in Chinese it stands in the last clause that has
-    one, at its head or after its subject, unless a fellow of the marker has answered it before."""
+    """The half that announces a marker. In English it opens the text.
+
+    In Chinese it stands in the last clause that has one, at its head or after its subject, unless a fellow of the
+    marker has answered it before.
+    """
     half = any_of(firsts)
     if language == "en":
         return re.compile(rf"\A(?P<half>{half}),\s+", re.IGNORECASE)
@@ -154,7 +160,7 @@ def halves(pair: Pair) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """To be matched at the head of two clauses: the first, unless its fellow is in the same one, and the second."""
     second = any_of(pair.seconds)
     subject = rf"[^{BORDER}]{{0,{SUBJECT}}}?" if pair.subject else ""
-    short = rf"(?!只要|只有|如果|因为|由于|虽|即)[^{BORDER}、\s]{{0,{SHORT_SUBJECT}}}?" if pair.subject else ""
+    short = rf"(?!{NO_SUBJECT})[^{BORDER}、\s]{{0,{SHORT_SUBJECT}}}?" if pair.subject else ""
     first = rf"{subject}(?P<half>{any_of(pair.firsts)})(?![^{BORDER}]*(?:{second}))"
     return re.compile(first), re.compile(rf"{short}(?P<half>{second})")
 

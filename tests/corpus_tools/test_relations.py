@@ -14,9 +14,8 @@ from pretrain.tasks.discourse_relation import SPEC
 from pretrain.tasks.spec import Pool, Settings
 
 DATA = Path(os.environ.get("CUMUL_DATA", Path(__file__).parents[3] / "shared" / "data"))
-RELS = "\t".join(
-    ["doc", "unit1_toks", "unit2_toks", "unit1_txt", "unit2_txt", "s1_toks", "s2_toks", "unit1_sent", "unit2_sent", "dir", "orig_label", "label"]
-)
+RELS = "doc\tunit1_toks\tunit2_toks\tunit1_txt\tunit2_txt\ts1_toks\ts2_toks\tunit1_sent\tunit2_sent\tdir\torig_label"
+RELS += "\tlabel"
 
 
 def rels(doc: str, first: str, second: str, label: str, direction: str = "1<2") -> str:
