@@ -1,8 +1,8 @@
 """IR relevance: does a passage answer a query strongly, weakly or not at all (ERNIE 2.0 §4.2.3)?
 
 The paper's labels come from the clicks of a search engine, which nobody outside has. A user's own click log gives such
-labels (`corpus_tools.clicks`), or a graded set (`corpus_tools.grades`). What is built here are pseudo-labels, made of the corpus itself: the query is a title,
-with the heading of a section where there is one, and the passage comes
+labels (`corpus_tools.clicks`), and so does a graded set (`corpus_tools.grades`). What is built here are pseudo-labels,
+made of the corpus itself: the query is a title, with the heading of a section where there is one, and the passage comes
 
     0 strong    from that section of the document
     1 weak      from a document whose text matches the title too (BM25)
