@@ -43,8 +43,9 @@ def neighbours(titles: Sequence[np.ndarray], texts: Sequence[np.ndarray], count:
         for a, b in zip(edges[title].tolist(), edges[[number + 1 for number in title]].tolist(), strict=True):
             scores[owner[a:b]] += weights[a:b]
         scores[own] = 0
-        enough = np.partition(scores, -count)[-count]
-        best = np.flatnonzero((scores >= enough) & (scores > 0))
+        best = np.flatnonzero(scores)
+        if len(best) > count:
+            best = best[scores[best] >= np.partition(scores[best], -count)[-count]]
         best = best[np.argsort(-scores[best], kind="stable")][:count]
         found.append(tuple(best.tolist()))
     return found

@@ -127,8 +127,9 @@ def settle(
     """
     settings = pool.settings
     place = {sentence.text: sentence.run for document in pool.documents for sentence in document.sentences}
-    segments = (segment for instances in made.values() for instance in instances for segment in instance.segments)
-    texts = list(dict.fromkeys(text for text in segments if isinstance(text, str) and text not in place))
+    wordy = {task for task, instances in made.items() if str in set(map(type, segments_of(instances)))}
+    segments = dict.fromkeys(segment for task in made if task in wordy for segment in segments_of(made[task]))
+    texts = [segment for segment in segments if isinstance(segment, str) and segment not in place]
     tokens, bounds, _ = annotator.encode(texts)
     lengths = np.diff(bounds)
     kept = np.arange(len(tokens.ids)) - np.repeat(bounds[:-1], lengths) < settings.room(1)
@@ -136,18 +137,19 @@ def settle(
     place |= {text: Run(*edges) for text, edges in zip(texts, pairwise(ends.tolist()), strict=True)}
     settled: dict[str, list[Instance]] = {}
     for task, instances in made.items():
-        if str not in set(map(type, chain.from_iterable(instance.segments for instance in instances))):
-            settled[task] = list(instances)
-            continue
-        settled[task] = []
-        for instance in instances:
+        settled[task] = [] if task in wordy else list(instances)
+        for instance in instances if task in wordy else ():
             if str in map(type, instance.segments):
                 runs = tuple(place[segment] if isinstance(segment, str) else segment for segment in instance.segments)
-                instance = Instance(fit(runs, settings.room(len(runs))), instance.label)
                 if not all(stop > start for start, stop in runs):
                     continue  # a text of nothing but control characters has no tokens
+                instance = Instance(fit(runs, settings.room(len(runs))), instance.label)
             settled[task].append(instance)
     return join([store, Tokens(tokens.ids[kept], tokens.annotations[kept])]), settled
+
+
+def segments_of(instances: Iterable[Instance]) -> Iterator[Run | str]:
+    return chain.from_iterable(instance.segments for instance in instances)
 
 
 def fit(runs: tuple[Run, ...], room: int) -> tuple[Run, ...]:

@@ -1,11 +1,16 @@
 """The look-up of fragments gives what the tokenizer gives on the whole text."""
 
+import io
+import json
+import os
 import random
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
+from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -15,6 +20,7 @@ from corpus_tools.annotate import Annotator
 from corpus_tools.fragments import HANZI, PUNCTUATION, SEPARATE
 from corpus_tools.tokenizer import train_tokenizer
 
+DATA = Path(os.environ.get("CUMUL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 SAMPLE = [
     "Don't [SEP] naïve cafés — 3.14%",
     "曹操在北京大学学习，iPhone6的价格是3.14元。",
@@ -55,6 +61,19 @@ def ids(annotator: Annotator, texts: list[str]) -> list[list[int]]:
 @given(texts=TEXTS)
 def test_the_tokens_of_a_text_are_those_of_its_fragments(language, lowercase, texts):
     assert ids(ANNOTATORS[language, lowercase], texts) == plain(TOKENIZERS[lowercase], texts)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_tokens_of_an_encyclopedia_are_those_of_its_fragments(language, lowercase):
+    path = DATA / f"{language}_wiki" / "docs.jsonl.zst"
+    if not path.exists():
+        pytest.skip(f"no {path}: set CUMUL_DATA")
+    with path.open("rb") as file:
+        lines = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), "utf-8")
+        texts = [line for text in islice(lines, 150) for line in json.loads(text)["text"].split("\n\n")]
+    tokenizer = train_tokenizer(texts, 4_000, lowercase)
+    assert ids(Annotator(tokenizer.to_str(), language), texts) == plain(tokenizer, texts)
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
