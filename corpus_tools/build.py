@@ -41,11 +41,11 @@ from corpus_tools.steps import (
     ReadChunk,
     ReadSources,
     Work,
+    chunk_of,
     chunks_of,
     ids_of,
     plan_of,
     pools,
-    size_of,
     write_json,
 )
 from corpus_tools.tokenizer import fingerprint, is_uncased, load_tokenizer, train_tokenizer
@@ -219,7 +219,7 @@ class Build:
         for split, number, items in pools(rows.items(), config):
             path = f"{name}/{split}/{number:06}.jsonl.zst"
             write_chunk(self.folder / path, items)
-            chunks.append(Chunk(split, name, path, len(items), sum(map(size_of, items)), items[0].id, ""))
+            chunks.append(chunk_of(split, name, path, items))
         write_json(self.folder / name / "refused.json", rows.refused)
         return chunks, rows.counts()
 
@@ -270,7 +270,7 @@ class Build:
             write_json(self.folder / "compared.json", {"repeated": repeated})
         for stage, steps, tasks in comparing(self.work):
             if tasks is None:
-                self.run(stage, steps, [chunk.bytes for chunk in chunks], lambda rank: chunks[rank].origin)
+                self.run(stage, steps, [chunk.bytes for chunk in chunks], lambda rank: f"{chunks[rank]}")
             else:
                 self.run(stage, steps, [0] * tasks, lambda rank: "the hashes of texts")
 
@@ -279,7 +279,7 @@ class Build:
         reader = ReadChunk(self.work)
         steps = [reader, *dropping(self.work, reader), BuildShard(self.work, reader)]
         sizes = [chunk.bytes for chunk in chunks]
-        self.run("build", steps, sizes, lambda rank: chunks[rank].origin, lambda rank: chunks[rank].items)
+        self.run("build", steps, sizes, lambda rank: f"{chunks[rank]}", lambda rank: chunks[rank].items)
 
     def read_notes(self) -> Iterator[dict]:
         return self.notes("read", len(plan_of(self.folder)))

@@ -28,10 +28,13 @@ class Chunk(NamedTuple):
     items: int
     bytes: int
     """Of text."""
-    origin: str
-    """The id of its first item: what to look at when something goes wrong."""
+    longest: str
+    """The id of its longest item: what to look at where memory runs out."""
     shard: str
     """The file that is made of it, from the folder of the corpus; empty until all chunks are known."""
+
+    def __str__(self) -> str:
+        return f"{self.path}, whose longest item is {self.longest!r}"
 
 
 def write_chunk(path: Path, items: Iterable[Document | tuple]) -> None:

@@ -147,10 +147,10 @@ def run_here(
                 done(future.result())
                 del running[future]
     except BrokenProcessPool:
-        places = ", ".join(sorted({origin(rank) for rank in running.values()}))
+        places = "; ".join(sorted({origin(rank) for rank in running.values()}))
         raise OSError(
             "a worker process was killed, often for want of memory. It was at one of: "
-            f"{places}. Run again, with fewer workers or a lower corpus.max_document_mb: finished work is kept."
+            f"{places}. Run again, with fewer workers or a lower corpus.shard_mb: finished work is kept."
         ) from None
     finally:
         for future in running:

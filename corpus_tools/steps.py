@@ -118,7 +118,7 @@ class ReadSources(PipelineStep):
             path = f"{DOCUMENTS}/{split}/{rank:06}-{number:06}.jsonl.zst"
             write_chunk(work.folder / path, items)
             write_ids(ids_of(work.folder / path), [hashed(document.id) for document in items])
-            chunks.append(Chunk(split, DOCUMENTS, path, len(items), sum(map(size_of, items)), items[0].id, ""))
+            chunks.append(chunk_of(split, DOCUMENTS, path, items))
         write_json(work.account("read", rank), {"found": found, "refused": refused, "chunks": chunks})
         return ()
 
@@ -182,8 +182,7 @@ class BuildShard(PipelineStep):
             about, refused = build_shard(work, chunk, path, documents)
         except MemoryError:
             raise OSError(
-                f"out of memory at {chunk.path}, which begins with {chunk.origin}. Lower corpus.max_document_mb or "
-                "corpus.shard_mb, or run fewer workers."
+                f"out of memory at {chunk}. Lower corpus.max_document_mb or corpus.shard_mb, or run fewer workers."
             ) from None
         with path.open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()
@@ -288,6 +287,11 @@ def pools(items: Iterable[Item], config: CorpusConfig) -> Iterator[tuple[str, in
         for left in filter(None, last):
             yield split, number[split], left
             number[split] += 1
+
+
+def chunk_of(split: str, kind: str, path: str, items: Sequence[Item]) -> Chunk:
+    sizes = [size_of(item) for item in items]
+    return Chunk(split, kind, path, len(items), sum(sizes), items[sizes.index(max(sizes))].id, "")
 
 
 def write_json(path: Path, thing: Any) -> None:

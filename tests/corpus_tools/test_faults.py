@@ -90,7 +90,7 @@ def check_kills(folder: Path, kills: int) -> None:
             status, message = started.end()
             if status:
                 assert message.startswith("error: a worker process was killed, often for want of memory. It was at one")
-                assert "doc " in message
+                assert "docs.jsonl" in message or "longest item is 'doc " in message
         else:
             started.process.send_signal(signal.SIGKILL)
             started.end()
@@ -137,6 +137,47 @@ def test_a_full_disk_is_one_line_and_the_build_goes_on(folder):
     assert message.endswith("What is finished is kept: make room and run again.")
     ensure_corpus(full, list(TASKS), 0, 1)
     assert bytes_of(full.folder()) == bytes_of(whole.folder())
+
+
+MEMORY = """
+import os, resource, sys
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+from corpus_tools.build import build_corpus
+from corpus_tools.config import CorpusConfig
+small, large = (CorpusConfig(**settings) for settings in eval(sys.argv[1]))
+build_corpus(small, ["knowledge_masking", "sentence_distance"], 0, 1)
+with open("/proc/self/statm") as numbers:
+    used = int(numbers.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000, used + 100_000_000))
+try:
+    build_corpus(large, ["knowledge_masking", "sentence_distance"], 0, 1)
+except OSError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def test_where_memory_runs_out_is_named(folder):
+    small = settings_of(folder, "small", 30)
+    giant = {"id": "giant", "text": "\n".join([english("giant")["text"]] * 4000)}
+    more = write_jsonl(folder / "more.jsonl", [giant, english("doc 500")])
+    tokenizer = f"{CorpusConfig(**small).folder() / 'tokenizer.json'}"
+    large = {
+        **small,
+        "name": "large",
+        "tokenizer": tokenizer,
+        "shard_mb": 4,
+        "max_document_mb": 50,
+        "sources": ["docs.jsonl", more],
+    }
+    (folder / "memory.py").write_text(MEMORY)
+    ended = subprocess.run(
+        [sys.executable, "memory.py", repr((small, large))],
+        env={**os.environ, "PYTHONPATH": f"{Path(__file__).parents[2]}"},
+        capture_output=True,
+        text=True,
+    )
+    message = ended.stderr.strip().splitlines()[-1]
+    assert message.startswith("error: out of memory at documents/train/") and "longest item is 'giant'" in message
 
 
 def test_a_file_that_cannot_be_read_is_named_and_the_rest_kept(folder):
