@@ -48,14 +48,13 @@ def build(pool: Pool) -> Iterator[Instance]:
 
 
 def find_pairs(document: AnnotatedDocument, settings: Settings) -> Iterator[Instance]:
-    lexicon, room = LEXICONS[settings.language], settings.room(2)
-    for before, after in neighbouring_texts(document, settings, room):
-        joined = lexicon.read(before, after)
-        if joined is None:
-            continue
-        pair = joined.before, joined.after
-        if all(is_whole(text) and length(text, settings.language) >= LEAST[settings.language] for text in pair):
-            yield Instance(pair, joined.number)
+    language = settings.language
+    lexicon, least = LEXICONS[language], LEAST[language]
+    for before, after in neighbouring_texts(document, settings, settings.room(2)):
+        if is_whole(before) and is_whole(after):  # and without the marker, which has no bracket, too
+            joined = lexicon.read(before, after)
+            if joined and length(joined.before, language) >= least and length(joined.after, language) >= least:
+                yield Instance((joined.before, joined.after), joined.number)
 
 
 def neighbouring_texts(document: AnnotatedDocument, settings: Settings, room: int) -> Iterator[tuple[str, str]]:
