@@ -26,30 +26,31 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 
 from corpus_tools.chunks import DOCUMENTS, Chunk, read_documents, write_chunk
-from corpus_tools.clicks import NEEDS
 from corpus_tools.config import CorpusConfig, refuse_unread
 from corpus_tools.document import Refused, reasons
 from corpus_tools.duplicates import comparing, dropping
 from corpus_tools.executors import Processes, run
 from corpus_tools.knowledge import mine_collocations
+from corpus_tools.labels import LABELLED, Given, labels_from
 from corpus_tools.meter import meter
+from corpus_tools.relations import Relations
 from corpus_tools.shards import FORMAT, SPLITS, aside, read_manifest, write_manifest
 from corpus_tools.slices import plan
 from corpus_tools.steps import (
-    LABELLED,
     BuildShard,
     ReadChunk,
+    Readings,
     ReadSources,
     Work,
     chunk_of,
-    chunks_of,
     ids_of,
     plan_of,
     pools,
+    readings,
     write_json,
 )
 from corpus_tools.tokenizer import fingerprint, is_uncased, load_tokenizer, train_tokenizer
-from pretrain.tasks import TASKS, ir_relevance
+from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Settings, TaskSpec
 
 Notify = Callable[[str], None]
@@ -184,9 +185,9 @@ class Build:
         return (json.loads(self.work.account(stage, rank).read_text("utf-8")) for rank in range(number))
 
     def read(self) -> None:
-        """Write the chunks, and chunks.json, which lists them, last."""
+        """Write the chunks, and readings.json, which lists them, last."""
         config = self.work.config
-        if (self.folder / "chunks.json").exists():
+        if (self.folder / "readings.json").exists():
             return
         slices = plan_of(self.folder)
         sizes = [round(sum(slice.text_bytes() for slice in task)) for task in slices]
@@ -195,8 +196,9 @@ class Build:
         for note in self.notes("read", len(slices)):
             chunks += [Chunk(*fields) for fields in note["chunks"]]
             documents += note["found"]
-        labelled = {name: self.label(name) for name in LABELLED if getattr(config, name)}
-        chunks += [chunk for made, _ in labelled.values() for chunk in made]
+        labelled = {name: kind.read(config) for name, kind in LABELLED.items() if getattr(config, name)}
+        for name, rows in labelled.items():
+            chunks += self.label(name, rows)
         numbers: Counter[tuple[str, str]] = Counter()
         named = []
         for chunk in sorted(chunks, key=lambda chunk: (chunk.kind != DOCUMENTS, chunk.kind, chunk.split)):
@@ -204,40 +206,31 @@ class Build:
             number = numbers[chunk.split, chunk.kind]
             named.append(chunk._replace(shard=f"{chunk.split}/{prefix}{number:05}.safetensors"))
             numbers[chunk.split, chunk.kind] += 1
-        about = {
-            "found": documents,
-            "labelled": {name: counts for name, (_, counts) in labelled.items()},
-            "chunks": named,
-        }
-        write_json(self.folder / "chunks.json", about)
+        relations = [label for rows in labelled.values() if isinstance(rows, Relations) for label in rows.labels]
+        counts = {name: rows.counts() for name, rows in labelled.items()}
+        write_json(self.folder / "readings.json", Readings(documents, counts, relations, named))
 
-    def label(self, name: str) -> tuple[list[Chunk], dict]:
-        """Write the rows of a labelled source as chunks; these, and what the manifest tells of the rows."""
-        config = self.work.config
-        rows = LABELLED[name].read(config)
-        chunks = []
-        for split, number, items in pools(rows.items(), config):
+    def label(self, name: str, rows: Given) -> Iterator[Chunk]:
+        """Write the rows of a labelled source as chunks."""
+        found: Iterable[Any] = rows.items()  # of one type, which LABELLED knows
+        for split, number, items in pools(found, self.work.config):
             path = f"{name}/{split}/{number:06}.jsonl.zst"
             write_chunk(self.folder / path, items)
-            chunks.append(chunk_of(split, name, path, items))
+            yield chunk_of(split, name, path, items)
         write_json(self.folder / name / "refused.json", rows.refused)
-        return chunks, rows.counts()
-
-    def about(self) -> dict:
-        return json.loads((self.folder / "chunks.json").read_text("utf-8"))
 
     def learn(self, specs: Sequence[TaskSpec]) -> None:
         """Write tokenizer.json and phrases.txt, and learned.json last."""
         config = self.work.config
         if (self.folder / "learned.json").exists():
             return
-        chunks = [chunk for chunk in chunks_of(self.folder) if chunk.kind == DOCUMENTS and chunk.split == "train"]
+        chunks = [chunk for chunk in readings(self.folder).chunks if chunk.kind == DOCUMENTS and chunk.split == "train"]
         if not chunks:
             refused = [Refused(*refusal) for note in self.read_notes() for refusal in note["refused"]]
             counts = listed(reasons(refused))
             why = f" ({counts}; the first: {refused[0].where})" if counts else ""
             raise ValueError(
-                f"corpus.sources {config.sources} hold no document to train on: {self.about()['found']:,} found, "
+                f"corpus.sources {config.sources} hold no document to train on: {readings(self.folder).found:,} found, "
                 f"{len(refused):,} refused{why}. Mend them, or add documents."
             )
         every = -(-sum(chunk.bytes for chunk in chunks) // SAMPLE_BYTES)
@@ -261,7 +254,7 @@ class Build:
 
     def compare(self) -> None:
         """Find the documents that are there twice."""
-        chunks = [chunk for chunk in chunks_of(self.folder) if chunk.kind == DOCUMENTS]
+        chunks = [chunk for chunk in readings(self.folder).chunks if chunk.kind == DOCUMENTS]
         if not (self.folder / "compared.json").exists():
             repeated = 0
             for rank, places in repeated_ids([self.folder / chunk.path for chunk in chunks]).items():
@@ -275,7 +268,7 @@ class Build:
                 self.run(stage, steps, [0] * tasks, lambda rank: "the hashes of texts")
 
     def build(self) -> None:
-        chunks = chunks_of(self.folder)
+        chunks = readings(self.folder).chunks
         reader = ReadChunk(self.work)
         steps = [reader, *dropping(self.work, reader), BuildShard(self.work, reader)]
         sizes = [chunk.bytes for chunk in chunks]
@@ -286,7 +279,7 @@ class Build:
 
     def finish(self, specs: Sequence[TaskSpec]) -> dict:
         """Add up what the tasks noted, refuse a corpus that cannot train, and write the manifest."""
-        work, config, about = self.work, self.work.config, self.about()
+        work, config, about = self.work, self.work.config, readings(self.folder)
         shards: dict[str, list[dict]] = {split: [] for split in SPLITS}
         refused: Counter[str] = Counter()
         with aside(self.corpus / "refused.jsonl") as part, part.open("w", encoding="utf-8") as file:
@@ -298,25 +291,26 @@ class Build:
 
             for read in self.read_notes():
                 refused.update(note(read["refused"]))
-            for shard in self.notes("build", len(about["chunks"])):
+            for shard in self.notes("build", len(about.chunks)):
                 refused.update(note(shard.pop("refused")))
                 shards[shard["split"]].append(shard)
             rows = [
-                note(json.loads((self.folder / name / "refused.json").read_text("utf-8"))) for name in about["labelled"]
+                note(json.loads((self.folder / name / "refused.json").read_text("utf-8"))) for name in about.labelled
             ]
             some_refused = sum(refused.values()) + len(list(chain.from_iterable(rows))) > 0
         used = {split: sum(shard["documents"] for shard in shards[split]) for split in SPLITS}
-        documents = {"in": about["found"], "used": sum(used.values()), "refused": dict(sorted(refused.items())), **used}
+        documents = {"in": about.found, "used": sum(used.values()), "refused": dict(sorted(refused.items())), **used}
         assert documents["in"] == documents["used"] + sum(refused.values())
         self.notify(account(documents))
-        for counts in about["labelled"].values():
-            self.notify(account_clicks(counts))
+        for name, counts in about.labelled.items():
+            self.notify(account_rows(name, counts))
         if some_refused:
             self.notify(f"which were refused, and why: {self.corpus / 'refused.jsonl'}")
         refuse_few(documents, config)
-        table = {spec.name: tally(spec, config.settings(), shards) for spec in specs}
-        if ir_relevance.NAME in table:
-            table[ir_relevance.NAME]["labels_from"] = "clicks" if config.clicks else "pseudo"
+        table = {spec.name: tally(spec, config.settings(about.relations), shards) for spec in specs}
+        for name, row in table.items():
+            if origin := labels_from(name, config):
+                row["labels_from"] = origin
         refuse_unfed(specs, table)
         tokenizer = load_tokenizer(f"{self.corpus / 'tokenizer.json'}")
         manifest = {
@@ -328,7 +322,7 @@ class Build:
                 "uncased": is_uncased(tokenizer),
             },
             "documents": documents,
-            **about["labelled"],
+            **about.labelled,
             "tokens": {split: sum(shard["tokens"] for shard in shards[split]) for split in SPLITS},
             "bytes": sum(shard["bytes"] for split in SPLITS for shard in shards[split]),
             "tasks": table,
@@ -411,11 +405,13 @@ def account(documents: dict) -> str:
     return f"{sums('documents', documents)}; {documents['train']:,} train, {documents['validation']:,} validation"
 
 
-def account_clicks(counts: dict) -> str:
-    return (
-        f"{sums('rows of clicks', counts)}; {counts['queries']:,} queries, {counts['clicked']:,} titles clicked, "
-        f"{counts['skipped']:,} shown and not clicked"
-    )
+def account_rows(name: str, counts: dict) -> str:
+    """The rows of a labelled source, and what they add up to."""
+    line = sums(f"rows of {name}", counts)
+    for key, value in counts.items():
+        if key not in ("in", "used", "refused") and value:
+            line += f"; {key}: {listed(value) if isinstance(value, dict) else f'{value:,}'}"
+    return line
 
 
 def sums(what: str, counts: dict) -> str:
@@ -450,7 +446,8 @@ def refuse_unfed(specs: Sequence[TaskSpec], table: dict[str, dict]) -> None:
             unfed[spec.name] = f"{spec.name} has no {' and no '.join(empty)} instance"
         elif row["labels"] and np.count_nonzero(row["label_counts"]["train"]) < 2:
             unfed[spec.name] = f"{spec.name} has a single class"
-        needs = NEEDS if row.get("labels_from") == "clicks" else spec.needs
+        kind = LABELLED.get(row.get("labels_from", ""))
+        needs = kind.needs if kind else spec.needs
         if spec.name in unfed and needs:
             unfed[spec.name] += f" (it needs {needs})"
     if unfed:

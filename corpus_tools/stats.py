@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 
-from corpus_tools.build import account, account_clicks
-from corpus_tools.labels import predicts
+from corpus_tools.build import account, account_rows
+from corpus_tools.labels import LABELLED, predicts
 from corpus_tools.shards import SPLITS, read_manifest
 from pretrain.tasks import TASKS, ir_relevance
 
@@ -28,8 +28,7 @@ def stats(corpus: Path) -> RenderableType:
         f"tokenizer: {tokenizer['vocab_size']:,} pieces, {'uncased' if tokenizer['uncased'] else 'cased'}",
         account(documents),
     ]
-    if "clicks" in manifest:
-        lines.append(account_clicks(manifest["clicks"]))
+    lines += [account_rows(name, manifest[name]) for name in LABELLED if name in manifest]
     parts: list[RenderableType] = ["\n".join(lines)]
     if documents["refused"]:
         table = Table("refused for", "documents", box=None, pad_edge=False)

@@ -10,7 +10,7 @@ Steps are pickled and travel to other machines, so they hold settings and paths,
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import file_digest
 from pathlib import Path
@@ -20,42 +20,25 @@ import numpy as np
 from datatrove.data import Document as Text
 from datatrove.pipeline.base import PipelineStep
 
-from corpus_tools import clicks
 from corpus_tools.annotate import Annotator
 from corpus_tools.chunks import DOCUMENTS, Chunk, read_documents, read_rows, write_chunk, write_ids
+from corpus_tools.clicks import Query
 from corpus_tools.config import CorpusConfig
-from corpus_tools.document import Document, Refused, hashed
+from corpus_tools.document import Document, Refused, hashed, held_out
+from corpus_tools.grades import Judged
+from corpus_tools.labels import LABELLED
 from corpus_tools.pool import NO_TOKENS, join, make_pool, settle
 from corpus_tools.readers import Share, read
+from corpus_tools.relations import Pair
 from corpus_tools.shards import SPLITS, aside, runs_of, write_shard
 from corpus_tools.slices import Slice
 from corpus_tools.tokenizer import load_tokenizer, vocabulary
-from pretrain.tasks import TASKS, ir_relevance
+from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Instance, Pool, TaskSpec, Tokens, Vocabulary
 
-Item = TypeVar("Item", Document, clicks.Query)
+Item = TypeVar("Item", Document, Query, Judged, Pair)
 LEAST_POOL = 0.25
 """A last pool smaller than this share of a shard joins the one before: negatives need other documents."""
-
-
-class Kind(NamedTuple):
-    """Rows that bring their labels with them."""
-
-    task: str
-    item: type
-    label: Callable[[Sequence[Any], Pool], Iterator[Instance]]
-    read: Callable[[CorpusConfig], Any]
-
-    def items(self, rows: Iterable[list[Any]]) -> list[Any]:
-        return [self.item(*(tuple(field) if isinstance(field, list) else field for field in row)) for row in rows]
-
-
-def read_clicks(config: CorpusConfig) -> clicks.ClickLog:
-    return clicks.ClickLog(config.clicks, round(config.max_document_mb * 1e6))
-
-
-LABELLED = {"clicks": Kind(ir_relevance.NAME, clicks.Query, clicks.label, read_clicks)}
-"""The settings that name files of such rows."""
 
 
 class Work(NamedTuple):
@@ -136,7 +119,7 @@ class ReadChunk(PipelineStep):
     def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> Iterator[Text]:
         self.work.enter()
         self.refused.clear()
-        chunk = chunks_of(self.work.folder)[rank]
+        chunk = readings(self.work.folder).chunks[rank]
         if chunk.kind != DOCUMENTS:
             return
         repeated = repeated_in(self.work.folder, rank)
@@ -176,7 +159,7 @@ class BuildShard(PipelineStep):
     def run(self, data: Iterable[Text], rank: int = 0, world_size: int = 1) -> Iterable:
         documents = [text.metadata["document"] for text in data]
         work = self.work
-        chunk = chunks_of(work.folder)[rank]
+        chunk = readings(work.folder).chunks[rank]
         path = work.folder.parent / chunk.shard
         try:
             about, refused = build_shard(work, chunk, path, documents)
@@ -195,7 +178,8 @@ def build_shard(work: Work, chunk: Chunk, path: Path, documents: list[Document])
     config = work.config
     learned = (work.folder / "learned.json").stat().st_mtime_ns
     annotator, words = tools(work.build, config.model_dump_json(), learned)
-    pool, store, refused = make_pool(documents, annotator, config.settings(), config.min_tokens, work.seed)
+    settings = config.settings(readings(work.folder).relations)
+    pool, store, refused = make_pool(documents, annotator, settings, config.min_tokens, work.seed)
     tokens = len(store.ids)  # those that tasks add repeat the text
     if chunk.kind == DOCUMENTS:
         made = {task: list(TASKS[task].build(pool)) if pool.documents else [] for task in work.mined()}
@@ -251,16 +235,14 @@ def describe(spec: TaskSpec, instances: list[Instance], store: Tokens, pool: Poo
     return about | {"label_counts": [counts[label] for label in range(len(spec.labels(settings)))]}
 
 
-def split_of(item: Document | clicks.Query, validation_share: float) -> str:
-    return "validation" if hashed(item.id) < validation_share * 2**64 else "train"
+def split_of(item: Item, validation_share: float) -> str:
+    return "validation" if held_out(item.id, validation_share) else "train"
 
 
-def size_of(item: Document | clicks.Query) -> int:
-    if isinstance(item, clicks.Query):
-        texts: Iterable[str] = (item.text, *item.clicked, *item.skipped)
-    else:
-        texts = (paragraph for section in item.sections for paragraph in section.paragraphs)
-    return sum(len(text.encode()) for text in texts)
+def size_of(item: Item) -> int:
+    if isinstance(item, Document):
+        return sum(len(text.encode()) for section in item.sections for text in section.paragraphs)
+    return item.size
 
 
 def pools(items: Iterable[Item], config: CorpusConfig) -> Iterator[tuple[str, int, list[Item]]]:
@@ -305,15 +287,28 @@ def plan_of(build: Path) -> list[list[Slice]]:
     return [[Slice(source, name, Share(*share), *rest) for source, name, share, *rest in task] for task in tasks]
 
 
-def chunks_of(build: Path) -> list[Chunk]:
-    """All chunks of a build; their ranks are their places."""
-    path = build / "chunks.json"
-    return parse_chunks(path, path.stat().st_mtime_ns)
+class Readings(NamedTuple):
+    """What reading found."""
+
+    found: int
+    """Documents."""
+    labelled: dict[str, dict]
+    """What every labelled source counts."""
+    relations: list[str]
+    """The classes of marked pairs."""
+    chunks: list[Chunk]
+    """Their ranks are their places."""
+
+
+def readings(build: Path) -> Readings:
+    path = build / "readings.json"
+    return parse_readings(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=1)
-def parse_chunks(path: Path, written: int) -> list[Chunk]:
-    return [Chunk(*fields) for fields in json.loads(path.read_text("utf-8"))["chunks"]]
+def parse_readings(path: Path, written: int) -> Readings:
+    found, labelled, relations, chunks = json.loads(path.read_text("utf-8"))
+    return Readings(found, labelled, relations, [Chunk(*fields) for fields in chunks])
 
 
 def ids_of(path: Path) -> Path:
