@@ -69,7 +69,8 @@ def tabulate(made: Sequence[Instance]) -> dict[str, np.ndarray]:
     starts = runs[first[:-1], 0]
     inner = np.delete(np.arange(len(runs)), first[:-1])
     if np.any(np.diff(starts) < 0) or np.any(runs[inner, 0] != runs[inner - 1, 1]):
-        runs, which = np.unique(runs, axis=0, return_inverse=True)
+        both, which = np.unique(runs[:, 0] << 32 | runs[:, 1], return_inverse=True)
+        runs = np.stack([both >> 32, both & 0xFFFFFFFF], 1)
         table["which"] = narrow(which)
         starts = runs[:, 0]
     pages = np.searchsorted(starts, np.arange(0, starts.max(initial=0) + 1, PAGE))

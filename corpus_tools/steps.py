@@ -27,7 +27,7 @@ from corpus_tools.config import CorpusConfig
 from corpus_tools.document import Document, Refused, hashed, held_out
 from corpus_tools.grades import Judged
 from corpus_tools.labels import LABELLED
-from corpus_tools.pool import NO_TOKENS, join, make_pool, settle
+from corpus_tools.pool import make_pool, no_collection, settle, take
 from corpus_tools.readers import Share, read
 from corpus_tools.relations import Pair
 from corpus_tools.shards import SPLITS, aside, runs_of, write_shard
@@ -162,7 +162,8 @@ class BuildShard(PipelineStep):
         chunk = readings(work.folder).chunks[rank]
         path = work.folder.parent / chunk.shard
         try:
-            about, refused = build_shard(work, chunk, path, documents)
+            with no_collection():
+                about, refused = build_shard(work, chunk, path, documents)
         except MemoryError:
             raise OSError(
                 f"out of memory at {chunk}. Lower corpus.max_document_mb or corpus.shard_mb, or run fewer workers."
@@ -220,8 +221,7 @@ def describe(spec: TaskSpec, instances: list[Instance], store: Tokens, pool: Poo
         return about
     generator = np.random.default_rng(pool.rng(spec.name, "label counts").getrandbits(64))
     if spec.target is not None:
-        tokens = join([NO_TOKENS, *(Tokens(store.ids[a:b], store.annotations[a:b]) for a, b in runs.tolist())])
-        labels = spec.target(tokens, generator, vocabulary, settings).labels.tolist()
+        labels = spec.target(take(store, runs), generator, vocabulary, settings).labels.tolist()
     elif spec.draw is not None:
         segments = [Tokens(store.ids[a:b], store.annotations[a:b]) for a, b in runs.tolist()]
         ends = np.cumsum(sizes).tolist()
