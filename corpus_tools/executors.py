@@ -33,6 +33,9 @@ from corpus_tools.shards import KEPT
 POLL = 2.0
 """Seconds between looks at what a cluster has finished."""
 TRIES = 3
+"""Times that a cluster gets for a stage."""
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""No room, as a file system tells it to datatrove; our own writes name their file themselves."""
 
 
 class Processes:
@@ -79,7 +82,7 @@ def run(
         else:
             run_there(executor, folder, done)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in FULL:
             raise OSError(f"cannot write below {folder}: {error.strerror}. {KEPT}") from None
         raise
 

@@ -198,11 +198,11 @@ def test_checkpoints_that_do_not_fit_and_a_full_disk(place):
 
 
 def test_a_full_disk_in_a_worker_process_is_one_line(place):
-    """The tokenizer fits, a shard does not; shards are many, so that workers start."""
+    """Small files fit; shards are many, so that workers start."""
     limited = "from resource import *; setrlimit(RLIMIT_FSIZE, (4000, 4000))\nfrom launch.cli import main; main()"
     (place / "good.txt").write_text("\n\n".join(f"{text} " * 6 for text in GOOD))
     words = ["corpus", "build", "mine.yaml", "tasks=[knowledge_masking]", "corpus.shard_mb=0.008", "--workers", "2"]
     done = subprocess.run([sys.executable, "-c", limited, *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     error = done.stderr.splitlines()[-1]
-    assert re.match(r"error: cannot write corpora/mine/train/\d{5}\.safetensors: \[Errno 27\] .* run again\.$", error)
+    assert re.match(r"error: cannot write (below )?corpora/mine/.*File too large.* make room and run again\.$", error)
