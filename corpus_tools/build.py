@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from datatrove.pipeline.base import PipelineStep
+from tokenizers import Tokenizer
 
 from corpus_tools.chunks import DOCUMENTS, Chunk, read_documents, write_chunk
 from corpus_tools.config import CorpusConfig, refuse_unread
@@ -115,6 +116,8 @@ def build_corpus(
         if config.language not in spec.languages:
             raise ValueError(f"task {spec.name} does not exist in language {config.language!r}. Drop it from `tasks`.")
     refuse_unread(config, tasks)
+    if config.tokenizer != "train":  # soon, before all is read
+        refuse_cased(specs, load_tokenizer(config.tokenizer), config)
     corpus = config.folder()
     work = Work(os.getcwd(), f"{corpus / BUILDING}", config, tuple(tasks), seed)
     (corpus / "manifest.json").unlink(missing_ok=True)
@@ -189,6 +192,7 @@ class Build:
         config = self.work.config
         if (self.folder / "readings.json").exists():
             return
+        labelled = {name: kind.read(config) for name, kind in LABELLED.items() if getattr(config, name)}
         slices = plan_of(self.folder)
         sizes = [round(sum(slice.text_bytes() for slice in task)) for task in slices]
         self.run("read", [ReadSources(self.work)], sizes, lambda rank: slices[rank][0].source)
@@ -196,7 +200,6 @@ class Build:
         for note in self.notes("read", len(slices)):
             chunks += [Chunk(*fields) for fields in note["chunks"]]
             documents += note["found"]
-        labelled = {name: kind.read(config) for name, kind in LABELLED.items() if getattr(config, name)}
         for name, rows in labelled.items():
             chunks += self.label(name, rows)
         numbers: Counter[tuple[str, str]] = Counter()
@@ -240,12 +243,7 @@ class Build:
             self.notify(f"tokenizer: {tokenizer.get_vocab_size():,} pieces, trained on the corpus")
         else:
             tokenizer = load_tokenizer(config.tokenizer)
-        for spec in specs:
-            if spec.needs_uncased and not is_uncased(tokenizer):
-                raise ValueError(
-                    f"task {spec.name} needs an uncased tokenizer, else the input shows the label; corpus.tokenizer="
-                    f"{config.tokenizer!r} is cased. Choose another, or drop the task from `tasks`."
-                )
+        refuse_cased(specs, tokenizer, config)
         phrases = mine_collocations(texts) if config.language == "en" else ()
         for name, text in (("tokenizer.json", tokenizer.to_str()), ("phrases.txt", "\n".join(phrases))):
             with aside(self.corpus / name) as part:
@@ -424,6 +422,15 @@ def sums(what: str, counts: dict) -> str:
 
 def listed(reasons: dict[str, int]) -> str:
     return ", ".join(f"{reason}: {count:,}" for reason, count in reasons.items())
+
+
+def refuse_cased(specs: Sequence[TaskSpec], tokenizer: Tokenizer, config: CorpusConfig) -> None:
+    for spec in specs:
+        if spec.needs_uncased and not is_uncased(tokenizer):
+            raise ValueError(
+                f"task {spec.name} needs an uncased tokenizer, else the input shows the label; corpus.tokenizer="
+                f"{config.tokenizer!r} is cased. Choose another, or drop the task from `tasks`."
+            )
 
 
 def refuse_few(documents: dict, config: CorpusConfig) -> None:
