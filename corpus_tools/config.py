@@ -1,12 +1,14 @@
 """The `corpus` section of a configuration: everything that decides what is in the shards."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pretrain.tasks import discourse_relation, ir_relevance
+from pretrain.tasks.knowledge_masking import PHASES
 from pretrain.tasks.spec import Settings
 
 
@@ -77,6 +79,11 @@ class CorpusConfig(Section):
     deduplicate: Literal["no", "exact", "minhash"] = "no"
     """Refuse documents whose text is, or nearly is, that of one before (datatrove)."""
     mask_share: float = Field(0.15, gt=0, lt=1)
+    """Share of the tokens that knowledge masking predicts."""
+    mask_levels: Literal["mixed", "phases"] | dict[Literal["basic", "phrase", "entity"], float] = "mixed"
+    """Which units make up that share. `mixed`: of all levels as they come. Shares, such as {basic: 0.5, phrase: 0.3,
+    entity: 0.2}: phrases and entities as far as they reach, the rest single words (Chinese: characters). `phases`: in
+    the first third of a task's budget words, then phrases, then entities (ERNIE 1.0). Validation is always `mixed`."""
     marker_cap: int = Field(200, ge=1)
     """Instances a shard keeps of one discourse marker."""
     validation_share: float = Field(0.05, gt=0, lt=1)
@@ -91,11 +98,33 @@ class CorpusConfig(Section):
     """What runs the build: processes of this machine, a Slurm cluster, or a Ray cluster."""
     slurm: SlurmConfig = SlurmConfig()
 
+    @field_validator("mask_levels")
+    @classmethod
+    def shares_fit(cls, levels: str | dict[str, float]) -> str | dict[str, float]:
+        if isinstance(levels, dict) and (abs(sum(levels.values()) - 1) > 1e-6 or min(levels.values()) < 0):
+            raise ValueError(f"the shares of mask_levels must be positive and add up to 1, got {levels}")
+        return levels
+
     def settings(self, relations: Sequence[str] = ()) -> Settings:
         """`relations`: the classes of marked pairs, which only their files know."""
         return Settings(
-            self.language, self.max_length, self.max_segments, self.mask_share, self.marker_cap, tuple(relations)
+            self.language,
+            self.max_length,
+            self.max_segments,
+            self.mask_share,
+            self.marker_cap,
+            relations=tuple(relations),
         )
+
+    def drawings(self, relations: Sequence[str] = ()) -> list[Settings]:
+        """The settings of training, one after another, each for an equal part of the budget."""
+        settings = self.settings(relations)
+        if self.mask_levels == "mixed":
+            return [settings]
+        if self.mask_levels == "phases":
+            return [replace(settings, levels=shares) for shares in PHASES]
+        basic, phrases, entities = (self.mask_levels.get(level, 0.0) for level in ("basic", "phrase", "entity"))
+        return [replace(settings, levels=(basic, phrases, entities))]
 
     def folder(self) -> Path:
         return Path("corpora") / self.name
@@ -103,8 +132,13 @@ class CorpusConfig(Section):
 
 def settings_of(manifest: dict) -> Settings:
     """What the tasks of a finished corpus share; the classes of marked pairs are those that it was built with."""
-    config = CorpusConfig(**manifest["config"])
-    return config.settings(manifest["tasks"][discourse_relation.NAME]["labels"] if config.relations else ())
+    return CorpusConfig(**manifest["config"]).settings(relations_of(manifest))
+
+
+def relations_of(manifest: dict) -> Sequence[str]:
+    """The classes of marked pairs in a finished corpus; none where discourse relations were mined."""
+    given = manifest["config"].get("relations")
+    return manifest["tasks"][discourse_relation.NAME]["labels"] if given else ()
 
 
 def refuse_unread(config: CorpusConfig, tasks: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ def evaluate_task(model, source: Source, limit: int, micro_batch: int, world: Wo
     total, labels, predictions = 0.0, [], []
     for start in range(0, len(mine), micro_batch):
         examples = [source.draw(index, FROZEN) for index in mine[start : start + micro_batch]]
-        batch = pack(source.task, examples, source.settings.max_length).to(world.device)
+        batch = pack(source.task, examples, source.phases[0].max_length).to(world.device)
         logits = model(batch)[source.task].float()
         targets = batch.targets[source.task][1]
         total += functional.cross_entropy(logits, targets, reduction="sum").item()

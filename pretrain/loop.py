@@ -78,7 +78,7 @@ def read(source: Source, position: int, companions: Sequence[str], config: Train
     riding = companions if TASKS[source.task].target is None else []
     mine = range(position + world.rank, position + config.batch_size, world.size)
     chunks = [mine[i : i + config.micro_batch_size] for i in range(0, len(mine), config.micro_batch_size)]
-    width = source.settings.max_length
+    width = source.phases[0].max_length
     return [pack(source.task, [source.at(i, riding) for i in chunk], width).to(world.device) for chunk in chunks]
 
 

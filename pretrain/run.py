@@ -23,6 +23,7 @@ from pretrain.schedule import SCHEDULES, Stage
 
 FREE = {
     "log.every", "log.wandb", "log.project", "train.checkpoint_every", "train.micro_batch_size", "evaluate.instances",
+    "corpus.executor",
 }  # fmt: skip
 """Settings that decide nothing of what is learnt: they may change in the middle of a run."""
 
@@ -79,7 +80,7 @@ def refuse_changes(config: Config) -> None:
         return
     before, now = flatten(yaml.safe_load(path.read_text())), flatten(resolved(config))
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and key not in FREE:
+        if before.get(key) != now.get(key) and key not in FREE and not key.startswith("corpus.slurm."):
             raise ValueError(
                 f"{key} was {before.get(key)!r} when {folder} was trained and is {now.get(key)!r} now. "
                 f"Set it back, give the run another name=, or delete {folder} to start over."

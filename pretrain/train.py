@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import ErnieConfig
 
-from corpus_tools.config import settings_of
+from corpus_tools.config import relations_of
 from corpus_tools.shards import KEPT, Instances, aside, read_manifest
 from corpus_tools.tokenizer import fingerprint, vocabulary
 from pretrain.config import Config
@@ -152,8 +152,10 @@ def read_sources(config: Config, split: str, tasks: Sequence[str]) -> dict[str, 
     if fingerprint(tokenizer) != manifest["tokenizer"]["fingerprint"]:
         path = corpus / "tokenizer.json"
         raise ValueError(f"{path} is not the tokenizer that {corpus} was built with. Build the corpus anew.")
-    words, settings = vocabulary(tokenizer), settings_of(manifest)
-    return {task: Source(task, Instances(corpus, split, task), settings, words, config.seed) for task in tasks}
+    words, relations = vocabulary(tokenizer), relations_of(manifest)
+    phases = config.corpus.drawings(relations) if split == "train" else [config.corpus.settings(relations)]
+    budget = config.schedule.steps_per_task * config.train.batch_size
+    return {task: Source(task, Instances(corpus, split, task), phases, words, config.seed, budget) for task in tasks}
 
 
 def evaluate(config: Config, report: Report) -> None:

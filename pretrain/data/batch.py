@@ -75,22 +75,26 @@ class Source:
 
     task: str
     instances: Sequence[tuple[list[Tokens], int]]
-    settings: Settings
+    phases: Sequence[Settings]
+    """How instances are drawn, one after another, each for an equal part of the budget."""
     vocabulary: Vocabulary
     seed: int
+    budget: int = 1
+    """Instances of the task in the whole run; beyond them the last phase goes on."""
 
     def at(self, position: int, companions: Sequence[str] = ()) -> Example:
         """The example at a position of the endless feed."""
         epoch, index = order(position, len(self.instances), self.seed, self.task)
-        return self.draw(index, epoch, companions)
+        phase = min(position * len(self.phases) // self.budget, len(self.phases) - 1)
+        return self.draw(index, epoch, companions, phase)
 
-    def draw(self, index: int, epoch: int | str, companions: Sequence[str] = ()) -> Example:
+    def draw(self, index: int, epoch: int | str, companions: Sequence[str] = (), phase: int = 0) -> Example:
         """One instance, redrawn for this epoch; `epoch` may be a name, such as that of the frozen validation."""
-        spec = TASKS[self.task]
+        spec, settings = TASKS[self.task], self.phases[phase]
         segments, label = self.instances[index]
         if spec.draw is not None:
             rng = address(self.seed, self.task, index, epoch)
-            segments, label = spec.draw(segments, label, rng, self.settings)
+            segments, label = spec.draw(segments, label, rng, settings)
         tokens, types = assemble(segments, self.vocabulary)
         targets = {}
         if spec.target is None:
@@ -99,7 +103,7 @@ class Source:
             predict = TASKS[name].target
             if predict is not None:
                 rng = address(self.seed, self.task, index, epoch, name)
-                ids, where, labels = predict(tokens, rng, self.vocabulary, self.settings)
+                ids, where, labels = predict(tokens, rng, self.vocabulary, settings)
                 tokens = Tokens(ids, tokens.annotations)
                 targets[name] = Target(where, labels)
         return Example(tokens.ids, types, targets)

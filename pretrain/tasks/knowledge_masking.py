@@ -4,19 +4,27 @@ One budget covers the units of all levels: units are taken in random order until
 reached, within one unit. Drawing each unit with p = mask_share would meet the share only on average, and drawing
 phrases and entities on top of words would exceed it.
 
+`levels` divides the budget: entities, then phrases, are masked whole up to their shares, and the rest is basic units:
+words in English, characters in Chinese, wherever they stand, as in ERNIE 1.0. Its three phases are the shares PHASES,
+one after another.
+
 80 % of the units are shown as [MASK], 10 % as random tokens, 10 % as they are. This is decided per unit, as in
 PMI-Masking: the visible half of a unit would tell its masked half, which is what masking it whole is to prevent.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from pretrain.tasks.metrics import accuracy_beside_majority
 from pretrain.tasks.runs import every_segment
 from pretrain.tasks.spec import (
+    BASIC,
+    ENTITY,
     LEVEL,
+    PHRASE,
     UNIT_START,
+    WORD_START,
     Family,
     Head,
     Instance,
@@ -29,6 +37,8 @@ from pretrain.tasks.spec import (
 )
 
 NOT_TAKEN, MASKED, RANDOM, KEPT = range(4)
+PHASES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+"""Of ERNIE 1.0: shares of basic units, phrases and entities."""
 FATES = np.array([MASKED] * 8 + [RANDOM, KEPT])
 
 
@@ -38,17 +48,23 @@ def build(pool: Pool) -> Iterator[Instance]:
 
 def target(tokens: Tokens, rng: np.random.Generator, vocabulary: Vocabulary, settings: Settings) -> Targets:
     maskable = np.flatnonzero(tokens.annotations & LEVEL)
-    starts = (tokens.annotations[maskable] & UNIT_START) > 0
+    flags = tokens.annotations[maskable]
+    starts = (flags & UNIT_START) > 0
     starts[:1] = True
     starts[1:] |= np.diff(maskable) > 1  # no unit reaches across a token that is never masked, such as [SEP]
-    unit_of = np.cumsum(starts) - 1
-    lengths = np.bincount(unit_of)
+    budget = max(1, round(settings.mask_share * len(maskable)))
+    if settings.levels is None:
+        lengths = np.bincount(np.cumsum(starts) - 1)
+        order = rng.permutation(len(lengths)).tolist()
+        taken = take(order, lengths.tolist(), budget)
+    else:
+        starts, order, taken = take_levels(starts, flags, budget, rng, settings)
+        lengths = np.bincount(np.cumsum(starts) - 1)
+    taken = taken or sorted(order, key=lengths.__getitem__)[:1]  # where all are too long, the shortest alone
 
     shown_as = np.full(len(lengths), NOT_TAKEN)
-    taken = take(rng.permutation(len(lengths)).tolist(), lengths.tolist(), settings.mask_share)
     shown_as[taken] = FATES[rng.integers(len(FATES), size=len(taken))]
-
-    fate = shown_as[unit_of]
+    fate = np.repeat(shown_as, lengths)
     positions, fate = maskable[fate != NOT_TAKEN], fate[fate != NOT_TAKEN]
     ids = tokens.ids.copy()
     ids[positions[fate == MASKED]] = vocabulary.mask
@@ -57,17 +73,39 @@ def target(tokens: Tokens, rng: np.random.Generator, vocabulary: Vocabulary, set
     return Targets(ids, positions, tokens.ids[positions])
 
 
-def take(units: list[int], lengths: list[int], share: float) -> list[int]:
-    """Each unit in turn that brings the total closer to the budget; where all are too long, the shortest alone."""
-    left = max(1, round(share * sum(lengths)))
+def take(units: Sequence[int], lengths: Sequence[int], left: int) -> list[int]:
+    """Each unit in turn that brings the total closer to the budget."""
     taken = []
     for unit in units:
+        if left <= 0:
+            break
         if lengths[unit] <= 2 * left:
             taken.append(unit)
             left -= lengths[unit]
-            if left <= 0:
-                break
-    return taken or sorted(units, key=lengths.__getitem__)[:1]
+    return taken
+
+
+def take_levels(
+    starts: np.ndarray, flags: np.ndarray, budget: int, rng: np.random.Generator, settings: Settings
+) -> tuple[np.ndarray, list[int], list[int]]:
+    """Where units start when those not taken whole fall into basic ones; the basic ones in random order; the taken."""
+    assert settings.levels is not None
+    _, phrases, entities = settings.levels
+    lengths = np.bincount(np.cumsum(starts) - 1)
+    level = flags[starts] & LEVEL
+    whole = np.zeros(len(lengths), bool)
+    for wanted, share in ((ENTITY, entities), (PHRASE, phrases)):
+        units = rng.permutation(np.flatnonzero(level == wanted)).tolist()
+        whole[take(units, lengths.tolist(), round(share * budget))] = True
+    left = budget - int(lengths[whole].sum())
+    inside = np.repeat(whole, lengths)
+    # a Chinese unit of several tokens is one of characters, unless it is basic: a latin word
+    basic = flags & LEVEL != BASIC if settings.language == "zh" else (flags & WORD_START) > 0
+    starts = starts | (basic & ~inside)
+    number = np.cumsum(starts) - 1
+    others = rng.permutation(number[starts & ~inside]).tolist()
+    taken = take(others, np.bincount(number).tolist(), left)
+    return starts, others, np.unique(number[inside]).tolist() + taken
 
 
 SPEC = TaskSpec(

@@ -97,6 +97,8 @@ class Settings:
     """Share of the tokens that knowledge masking predicts."""
     marker_cap: int = 200
     """Instances a shard keeps of one discourse marker."""
+    levels: tuple[float, float, float] | None = None
+    """Shares of the masked tokens for basic units, phrases and entities, as far as they reach; None: as they come."""
     relations: tuple[str, ...] = ()
     """The classes of discourse relation where marked pairs bring them; none: the markers of the language."""
 

@@ -44,7 +44,13 @@ def write_corpus(folder: Path, settings: Settings, documents: int = 40) -> None:
     tokenizer = word_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     flags = BASIC | UNIT_START | WORD_START | CASED | RECURRENCE_KNOWN
-    manifest: dict = {"shards": {}, "tasks": {}, "documents": {"used": documents}, "tokens": {"train": documents * 60}}
+    manifest: dict = {
+        "config": {},
+        "shards": {},
+        "tasks": {},
+        "documents": {"used": documents},
+        "tokens": {"train": documents * 60},
+    }
     for split, number in (("train", 0), ("validation", 1)):
         rng = np.random.default_rng(number)
         sentences = [
@@ -73,7 +79,8 @@ def write_corpus(folder: Path, settings: Settings, documents: int = 40) -> None:
             ],
         }
         write_shard(folder / split / "00000.safetensors", Tokens(ids, annotations), instances, {})
-        manifest["shards"][split] = [{"file": "00000.safetensors"}]
+        counts = {task: len(made) for task, made in instances.items()}
+        manifest["shards"][split] = [{"file": "00000.safetensors", "sha256": f"{folder}", "instances": counts}]
         for task, made in instances.items():
             labels = TASKS[task].labels
             entry = manifest["tasks"].setdefault(task, {"labels": list(labels(settings)) if labels else None})

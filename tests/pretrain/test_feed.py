@@ -1,10 +1,13 @@
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pretrain.data.batch import Source
 from pretrain.data.feed import order
+from pretrain.tasks.spec import BASIC, UNIT_START, WORD_START, Settings, Tokens, Vocabulary
 
 
 @given(size=st.integers(1, 400), seed=st.integers(0, 2**32), start=st.integers(0, 3))
@@ -34,3 +37,15 @@ def test_neighbours_do_not_stay_together():
 
 def test_a_position_is_found_without_going_through_the_ones_before():
     assert order(10**15 + 7, 10**9, 0, "a")[0] == 10**6
+
+
+def test_phases_share_the_budget_equally_and_the_last_goes_on():
+    """A phase is known by the place in the feed alone, so a resumed run and other ranks meet the same."""
+    shares = (0.2, 0.5, 0.8)
+    tokens = Tokens(np.arange(10, 30), np.full(20, BASIC | UNIT_START | WORD_START, np.uint8))
+    vocabulary = Vocabulary(1, 2, 3, 0, np.arange(10, 30))
+    phases = [Settings(mask_share=share) for share in shares]
+    source = Source("knowledge_masking", [([tokens], 0)] * 7, phases, vocabulary, 0, budget=12)
+    counts = [len(source.at(position).targets["knowledge_masking"].positions) for position in range(16)]
+    assert counts == [4] * 4 + [10] * 4 + [16] * 8
+    assert len(source.draw(0, "validation").targets["knowledge_masking"].positions) == 4

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrain.tasks.knowledge_masking import SPEC
-from pretrain.tasks.spec import BASIC, ENTITY, PHRASE, UNIT_START, Settings, Tokens, assemble
+from pretrain.tasks.spec import BASIC, ENTITY, PHRASE, UNIT_START, WORD_START, Settings, Tokens, assemble
 
 SETTINGS = Settings()
 UNITS = st.lists(st.tuples(st.integers(1, 6), st.sampled_from([0, BASIC, PHRASE, ENTITY])), max_size=40)
@@ -107,3 +107,66 @@ def test_every_epoch_draws_anew_and_every_unit_is_met():
 def test_every_segment_of_every_document_is_an_instance():
     pool = make_pool(*plain_documents(3, 5))
     assert [instance.segments for instance in SPEC.build(pool)] == [document.segments for document in pool.documents]
+
+
+LEVELS = {
+    "basic": (1.0, 0.0, 0.0),
+    "phrase": (0.0, 1.0, 0.0),
+    "entity": (0.0, 0.0, 1.0),
+    "shares": (0.5, 0.3, 0.2),
+}
+
+
+def text(units: list[tuple[int, int]], words: int = 2) -> Tokens:
+    """As `sequence`; a word has `words` tokens."""
+    tokens = sequence(units)
+    places = np.array([place for unit in units_of(tokens) for place in unit[::words]], np.int64)
+    tokens.annotations[places] |= WORD_START
+    return tokens
+
+
+LONG = [(2, BASIC), (4, PHRASE), (2, BASIC), (6, ENTITY), (2, BASIC), (1, 0)] * 200
+
+
+@pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_levels_share_the_budget(name, language):
+    settings = Settings(language, mask_share=0.15, levels=LEVELS[name])
+    tokens = text(LONG)
+    masked = set(draw(tokens, 1, settings).positions.tolist())
+    assert len(masked) == pytest.approx(0.15 * 16 * 200, abs=3)
+    whole = {level: 0 for level in (BASIC, PHRASE, ENTITY)}
+    for unit in units_of(tokens):
+        level = int(tokens.annotations[unit[0]]) & ENTITY
+        if level != BASIC and masked.issuperset(unit):
+            whole[level] += len(unit)
+    for level, share in zip((PHRASE, ENTITY), LEVELS[name][1:], strict=True):
+        assert whole[level] == pytest.approx(share * len(masked), abs=0.03 * len(masked) + 8)
+
+
+@given(UNITS, st.integers(0, 1_000), st.sampled_from(sorted(LEVELS)))
+def test_the_budget_is_met_whatever_the_levels(units, seed, name):
+    tokens = text(units, 1)
+    masked = draw(tokens, seed, Settings(levels=LEVELS[name])).positions
+    maskable = sum(map(len, units_of(tokens)))
+    assert len(set(masked.tolist())) == len(masked)
+    assert (len(masked) > 0) == (maskable > 0)
+    # a basic unit has one token here, but a phrase or entity may bring the total half its length beyond the budget
+    assert abs(len(masked) - max(1, round(0.15 * maskable))) <= 3 or maskable == 0
+
+
+def test_basic_units_are_words_in_english_and_characters_in_chinese():
+    tokens = text([(4, PHRASE), (6, ENTITY)] * 100)
+    settings = Settings(levels=LEVELS["basic"])
+    masked = set(draw(tokens, 0, settings).positions.tolist())
+    words = [unit[i : i + 2] for unit in units_of(tokens) for i in range(0, len(unit), 2)]
+    assert all(masked.isdisjoint(word) or masked.issuperset(word) for word in words)
+    assert sum(masked.issuperset(unit) for unit in units_of(tokens) if len(unit) > 4) < 5  # three words by chance
+    masked = set(draw(tokens, 0, Settings("zh", levels=LEVELS["basic"])).positions.tolist())
+    assert any(len(masked.intersection(word)) == 1 for word in words)
+
+
+def test_phrases_that_do_not_reach_leave_the_rest_to_words():
+    tokens = text([(2, PHRASE), *[(2, BASIC)] * 99])
+    masked = set(draw(tokens, 0, Settings(levels=LEVELS["phrase"])).positions.tolist())
+    assert masked.issuperset(units_of(tokens)[0]) and len(masked) == 30
