@@ -20,7 +20,7 @@ import numpy as np
 from corpus_tools.atoms import Atoms
 from corpus_tools.fragments import bounds_of
 from corpus_tools.knowledge.english import FUNCTION_WORDS
-from corpus_tools.knowledge.spans import Spans, snap
+from corpus_tools.knowledge.spans import Spans
 from corpus_tools.readers import CODECS, Refusal, decode, lines_of, reading, tidy, visible_files
 from pretrain.tasks.spec import ENTITY, PHRASE
 
@@ -109,6 +109,7 @@ class Lexicons:
         levels: dict[str, int] = {}
         for entry, level in entries.items():
             levels.setdefault(lowered(entry), level)
+        levels = dict(sorted(levels.items()))  # neighbours in the automaton lie side by side in memory
         keys = list(map(bytes_of, levels))
         self.automaton = ahocorasick.Automaton(ahocorasick.STORE_INTS)
         for number, key in enumerate(keys):
@@ -122,20 +123,25 @@ class Lexicons:
     def __call__(self, atoms: Atoms, free: np.ndarray) -> Spans:
         """Every entry that stands in the text."""
         text = lowered(atoms.text)
-        ends, number = np.fromiter(chain.from_iterable(self.automaton.iter(bytes_of(text))), np.int64).reshape(-1, 2).T
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        begins = bounds_of(1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF))
-        start = np.searchsorted(begins, ends + 1 - self.lengths[number])
-        stop = np.searchsorted(begins, ends + 1)
+        byte = bounds_of(1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF))  # where each character begins
+        opens = np.flatnonzero(np.diff(atoms.word, prepend=-1))
+        behind = np.append(opens, len(atoms.word))[1:]
+        word_from, word_to = np.full((2, byte[-1] + 1), -1)  # by byte: the atom that opens a word, the one behind it
+        word_from[byte[atoms.start[opens]]] = opens
+        word_to[byte[atoms.stop[behind - 1]]] = behind
 
-        kept, first, behind = snap(atoms, start, stop)
-        number, start, stop = number[kept], start[kept], stop[kept]
-        opens = np.append(np.diff(atoms.word, prepend=-1) > 0, True)
-        good = opens[first] & opens[behind]
-        asked = np.flatnonzero(good & ~self.any_case[number])
-        places = zip(start[asked].tolist(), stop[asked].tolist(), strict=True)
+        hits = chain.from_iterable(self.automaton.iter(bytes_of(text)))
+        last, number = np.fromiter(hits, np.int64).reshape(-1, 2).T
+        first, stop = word_from[last + 1 - self.lengths[number]], word_to[last + 1]
+        whole = (first >= 0) & (stop >= 0)
+        first, stop, number = first[whole], stop[whole], number[whole]
+
+        good = self.any_case[number]
+        asked = np.flatnonzero(~good)
+        places = zip(atoms.start[first[asked]].tolist(), atoms.stop[stop[asked] - 1].tolist(), strict=True)
         good[asked] = [atoms.text[a:b] in self.written for a, b in places]
-        return Spans(first[good], behind[good], self.levels[number[good]])
+        return Spans(first[good], stop[good], self.levels[number[good]])
 
 
 def bytes_of(text: str) -> str:

@@ -44,7 +44,7 @@ class Taken:
         taken = np.concatenate([[0], np.cumsum(self.levels > 0)])
         free = taken[spans.stop] == taken[spans.first]
         first, stop, level = (array[free] for array in spans)
-        kept = leftmost_longest(first, stop)
+        kept = leftmost_longest(first, stop, len(self.levels))
         first, level = first[kept], level[kept]
         lengths = stop[kept] - first
         ends = np.cumsum(lengths)
@@ -54,18 +54,16 @@ class Taken:
         self.continues[first] = False
 
 
-def leftmost_longest(first: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """The numbers of the spans that stay, ascending by where they begin."""
-    order = np.lexsort((-stop, first))
-    first, stop = first[order], stop[order]
-    reach = np.maximum.accumulate(stop)
-    apart = first >= np.append(0, reach)[:-1]  # nothing before reaches into it
-    alone = apart & np.append(apart, True)[1:]
-    kept = alone.copy()
-    rest = np.flatnonzero(~alone)
-    reached = 0
-    for place, a, b in zip(rest.tolist(), first[rest].tolist(), stop[rest].tolist(), strict=True):
-        if a >= reached:
-            kept[place] = True
-            reached = b
-    return order[kept]
+def leftmost_longest(first: np.ndarray, stop: np.ndarray, count: int) -> np.ndarray:
+    """The numbers of the spans that stay, of spans among `count` atoms; ascending."""
+    order = np.argsort((stop - first).astype(np.uint16), kind="stable")  # of 16 bits: a radix sort
+    longest = np.full(count, -1)
+    longest[first[order]] = order  # of several that begin with an atom, the last is kept
+    candidates = longest[longest >= 0]
+    before = np.concatenate([[0], np.cumsum(longest >= 0)])
+    following = before[stop[candidates]].tolist()
+    kept, candidate = [], 0
+    while candidate < len(candidates):
+        kept.append(candidate)
+        candidate = following[candidate]
+    return candidates[kept]
