@@ -18,7 +18,7 @@ def kind(surface: str, key: str) -> int:
         return 0
     if len(surface) == 1 or not _HANZI.search(surface):
         return BASIC
-    return PHRASE | _NAME * (is_name(surface))
+    return PHRASE | _NAME * is_name(surface)
 
 
 def names(atoms: Atoms, free: np.ndarray) -> Spans:

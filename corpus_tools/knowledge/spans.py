@@ -56,7 +56,9 @@ class Taken:
 
 def leftmost_longest(first: np.ndarray, stop: np.ndarray, count: int) -> np.ndarray:
     """The numbers of the spans that stay, of spans among `count` atoms; ascending."""
-    order = np.argsort((stop - first).astype(np.uint16), kind="stable")  # of 16 bits: a radix sort
+    order = np.argsort(
+        (stop - first).astype(np.uint16), kind="stable"
+    )  # 16 bits: a radix sort; longer spans have no rival
     longest = np.full(count, -1)
     longest[first[order]] = order  # of several that begin with an atom, the last is kept
     candidates = longest[longest >= 0]
