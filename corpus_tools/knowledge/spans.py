@@ -56,9 +56,8 @@ class Taken:
 
 def leftmost_longest(first: np.ndarray, stop: np.ndarray, count: int) -> np.ndarray:
     """The numbers of the spans that stay, of spans among `count` atoms; ascending."""
-    order = np.argsort(
-        (stop - first).astype(np.uint16), kind="stable"
-    )  # 16 bits: a radix sort; longer spans have no rival
+    lengths = (stop - first).astype(np.uint16)  # 16 bits are sorted by radix; no two long spans begin with one atom
+    order = np.argsort(lengths, kind="stable")
     longest = np.full(count, -1)
     longest[first[order]] = order  # of several that begin with an atom, the last is kept
     candidates = longest[longest >= 0]
