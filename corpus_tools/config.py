@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -79,7 +79,8 @@ class CorpusConfig(Section):
     deduplicate: Literal["no", "exact", "minhash"] = "no"
     """Refuse documents whose text is, or nearly is, that of one before (datatrove)."""
     mask_share: float = Field(0.15, gt=0, lt=1)
-    """Share of the tokens that knowledge masking predicts."""
+    """Share of the tokens that knowledge masking predicts. This and the next are drawn in training: a finished corpus
+    serves any."""
     mask_levels: Literal["mixed", "phases"] | dict[Literal["basic", "phrase", "entity"], float] = "mixed"
     """Which units make up that share. `mixed`: of all levels as they come. Shares, such as {basic: 0.5, phrase: 0.3,
     entity: 0.2}: phrases and entities as far as they reach, the rest single words (Chinese: characters). `phases`: in
@@ -98,11 +99,21 @@ class CorpusConfig(Section):
     """What runs the build: processes of this machine, a Slurm cluster, or a Ray cluster."""
     slurm: SlurmConfig = SlurmConfig()
 
-    @field_validator("mask_levels")
+    @field_validator("mask_levels", mode="before")
     @classmethod
-    def shares_fit(cls, levels: str | dict[str, float]) -> str | dict[str, float]:
-        if isinstance(levels, dict) and (abs(sum(levels.values()) - 1) > 1e-6 or min(levels.values()) < 0):
-            raise ValueError(f"the shares of mask_levels must be positive and add up to 1, got {levels}")
+    def levels_fit(cls, levels: Any) -> Any:
+        if levels in ("mixed", "phases"):
+            return levels
+        if not isinstance(levels, dict):
+            raise ValueError("choose mixed, phases, or shares such as {basic: 0.5, phrase: 0.3, entity: 0.2}")
+        for level, share in levels.items():
+            if level not in ("basic", "phrase", "entity"):
+                raise ValueError(f"unknown level {level!r}. Known: basic, phrase, entity.")
+            if not isinstance(share, int | float) or not 0 <= share <= 1:
+                raise ValueError(f"{level}={share!r} is no share. Give a number from 0 to 1.")
+        total = sum(levels.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares of {', '.join(levels) or 'no level'} add up to {total:g}, not to 1.")
         return levels
 
     def settings(self, relations: Sequence[str] = ()) -> Settings:

@@ -27,7 +27,16 @@ def test_truth_values_are_understood_where_they_are_asked_for(word, value):
 
 
 def test_the_dumped_configuration_is_read_back_equal(tmp_path):
-    config = load_config(None, ["name=no", "log.wandb=off", "train.betas=[0.8, 0.9]", "model.intermediate=100"])
+    config = load_config(
+        None,
+        [
+            "name=no",
+            "log.wandb=off",
+            "train.betas=[0.8, 0.9]",
+            "model.intermediate=100",
+            "corpus.mask_levels={basic: 0.5, entity: 0.5}",
+        ],
+    )
     path = tmp_path / "config.yaml"
     path.write_text(dump_config(config))
     assert load_config(path) == config
@@ -53,6 +62,10 @@ def test_the_dumped_configuration_is_read_back_equal(tmp_path):
         ("model.hidden=17", "hidden=17 cannot be cut into heads=4"),
         ("corpus.language=zh", "task capitalization does not exist in language 'zh'"),
         ("corpus.lowercase=false", "needs an uncased tokenizer"),
+        ("corpus.mask_levels=phase", "corpus.mask_levels: choose mixed, phases, or shares"),
+        ("corpus.mask_levels={word: 1}", "corpus.mask_levels: unknown level 'word'. Known: basic, phrase, entity."),
+        ("corpus.mask_levels={basic: 0.5, phrase: 0.4}", "the shares of basic, phrase add up to 0.9, not to 1."),
+        ("corpus.mask_levels={basic: .nan}", "basic=nan is no share"),
         ("train.companions=[sentence_distance]", "sentence_distance is a sentence-level task"),
     ],
 )

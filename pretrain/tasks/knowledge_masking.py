@@ -20,6 +20,7 @@ from pretrain.tasks.metrics import accuracy_beside_majority
 from pretrain.tasks.runs import every_segment
 from pretrain.tasks.spec import (
     BASIC,
+    CASED,
     ENTITY,
     LEVEL,
     PHRASE,
@@ -91,21 +92,27 @@ def take_levels(
     """Where units start when those not taken whole fall into basic ones; the basic ones in random order; the taken."""
     assert settings.levels is not None
     _, phrases, entities = settings.levels
-    lengths = np.bincount(np.cumsum(starts) - 1)
-    level = flags[starts] & LEVEL
-    whole = np.zeros(len(lengths), bool)
+    lengths, level = np.bincount(np.cumsum(starts) - 1), flags[starts] & LEVEL
+    known, whole, left = lengths.tolist(), np.zeros(len(lengths), bool), budget
     for wanted, share in ((ENTITY, entities), (PHRASE, phrases)):
-        units = rng.permutation(np.flatnonzero(level == wanted)).tolist()
-        whole[take(units, lengths.tolist(), round(share * budget))] = True
-    left = budget - int(lengths[whole].sum())
+        # rounded at random, so that a short sequence has the shares on average; never more than is left of all
+        part = min(int(share * budget + rng.random()), left)
+        if part > 0:
+            units = take(rng.permutation(np.flatnonzero(level == wanted)).tolist(), known, part)
+            whole[units] = True
+            left -= sum(known[unit] for unit in units)
+    if left <= 0:
+        return starts, [], np.flatnonzero(whole).tolist()
     inside = np.repeat(whole, lengths)
-    # a Chinese unit of several tokens is one of characters, unless it is basic: a latin word
-    basic = flags & LEVEL != BASIC if settings.language == "zh" else (flags & WORD_START) > 0
+    if settings.language == "zh":  # latin words are not cut: they are basic, or have case
+        basic = (flags & LEVEL != BASIC) & (flags & (WORD_START | CASED) != CASED)
+    else:
+        basic = (flags & WORD_START) > 0
     starts = starts | (basic & ~inside)
-    number = np.cumsum(starts) - 1
-    others = rng.permutation(number[starts & ~inside]).tolist()
-    taken = take(others, np.bincount(number).tolist(), left)
-    return starts, others, np.unique(number[inside]).tolist() + taken
+    whole = inside[starts]
+    others = rng.permutation(np.flatnonzero(~whole)).tolist()
+    taken = take(others, np.bincount(np.cumsum(starts) - 1).tolist(), left)
+    return starts, others, np.flatnonzero(whole).tolist() + taken
 
 
 SPEC = TaskSpec(

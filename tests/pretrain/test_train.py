@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import records
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer, ErnieForMaskedLM
 
 from pretrain.config import Config, load_config
+from pretrain.data.batch import Source
 from pretrain.engine import make_engine
 from pretrain.export import export
 from pretrain.loop import optimizer_step, read
@@ -22,6 +24,7 @@ from pretrain.model.model import TASK_IDS
 from pretrain.optimizer import learning_rate
 from pretrain.report import Report
 from pretrain.run import Typed, claim_folder, locked, resume_step, stage_folder, stages_of, wanted_stages
+from pretrain.tasks.spec import ENTITY, LEVEL, PHRASE, UNIT_START, WORD_START, Tokens
 from pretrain.train import build_model, evaluate, first_shape, load_finished, load_stage, read_sources, train
 from pretrain.world import join
 
@@ -110,6 +113,9 @@ def test_a_stage_without_its_predecessor_names_the_command(tiny):
         ({"train": {"lr": 5e-4}}, "train.lr"),
         ({"seed": 3}, "seed"),
         ({"schedule": {"steps_per_task": 7}}, "steps_per_task"),
+        ({"corpus": {"mask_share": 0.2}}, "corpus.mask_share was 0.15"),
+        ({"corpus": {"mask_levels": "phases"}}, "corpus.mask_levels was 'mixed'"),
+        ({"corpus": {"mask_levels": {"basic": 1.0}}}, "corpus.mask_levels was 'mixed'"),
     ],
 )
 def test_a_changed_setting_is_not_mixed_into_a_run(tiny, sections, named):
@@ -144,6 +150,51 @@ def test_an_interrupted_stage_goes_on_where_it_stopped(tiny):
     assert same(weights(whole, 2), weights(broken, 2))
     losses = [[(r["run_step"], r["loss"]) for r in records(config, "step")] for config in (whole, broken)]
     assert losses[0] == losses[1]
+
+
+def test_masking_is_drawn_as_the_run_says_from_a_corpus_that_is_not_built_anew(tiny):
+    """40 documents of one-token words, all maskable."""
+    for share in (0.1, 0.4):
+        config = changed(tiny, corpus={"mask_share": share})
+        for split in ("train", "validation"):
+            source = read_sources(config, split, ["knowledge_masking"])["knowledge_masking"]
+            examples = [source.at(position) for position in range(len(source.instances))]
+            masked = sum(len(example.targets["knowledge_masking"].labels) for example in examples)
+            assert masked / sum(len(example.ids) - 2 for example in examples) == pytest.approx(share, abs=0.02)
+
+
+LEVELS = [PHRASE, ENTITY]
+FLAGS = [level | WORD_START | start for level in LEVELS * 4 for start in (UNIT_START, 0, 0)]
+WORDS = [([Tokens(np.arange(10, 10 + len(FLAGS)), np.array(FLAGS, np.uint8))], 0)]
+"""An instance of four phrases and four entities of three words each."""
+
+
+def source_of(config: Config, task: str, split: str = "train") -> Source:
+    return replace(read_sources(config, split, [task])[task], instances=WORDS)
+
+
+@pytest.mark.parametrize("task", ["knowledge_masking", "sentence_distance"])
+def test_the_phase_follows_from_the_position_in_the_feed_of_the_step(tiny, task):
+    """6 steps of 8: 16 instances a phase. Companions go by the task that they ride on."""
+    source = source_of(changed(tiny, corpus={"mask_levels": "phases", "mask_share": 0.25}), task)
+
+    def levels(position: int) -> list[int]:
+        companions = [] if task == "knowledge_masking" else ["knowledge_masking"]
+        where = source.at(position, companions).targets["knowledge_masking"].positions
+        return sorted(FLAGS[place - 1] & LEVEL for place in where)
+
+    assert any(len(set(levels(position))) > 1 for position in range(16))
+    assert all(levels(position) == [PHRASE] * 6 for position in range(16, 32))
+    assert all(levels(position) == [ENTITY] * 6 for position in range(32, 48))
+
+
+@pytest.mark.parametrize("mode", ["phases", {"entity": 1.0}])
+def test_validation_masks_the_same_whatever_levels_training_masks(tiny, mode):
+    one, other = (
+        source_of(config, "knowledge_masking", "validation").draw(0, "validation")
+        for config in (tiny, changed(tiny, corpus={"mask_levels": mode}))
+    )
+    assert (one.ids == other.ids).all()
 
 
 def test_same_seed_same_bytes_other_seed_other_weights(tiny):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrain.tasks.knowledge_masking import SPEC
-from pretrain.tasks.spec import BASIC, ENTITY, PHRASE, UNIT_START, WORD_START, Settings, Tokens, assemble
+from pretrain.tasks.spec import BASIC, CASED, ENTITY, PHRASE, UNIT_START, WORD_START, Settings, Tokens, assemble
 
 SETTINGS = Settings()
 UNITS = st.lists(st.tuples(st.integers(1, 6), st.sampled_from([0, BASIC, PHRASE, ENTITY])), max_size=40)
@@ -114,6 +114,7 @@ LEVELS = {
     "phrase": (0.0, 1.0, 0.0),
     "entity": (0.0, 0.0, 1.0),
     "shares": (0.5, 0.3, 0.2),
+    "no basic": (0.0, 0.5, 0.5),
 }
 
 
@@ -151,7 +152,7 @@ def test_the_budget_is_met_whatever_the_levels(units, seed, name):
     maskable = sum(map(len, units_of(tokens)))
     assert len(set(masked.tolist())) == len(masked)
     assert (len(masked) > 0) == (maskable > 0)
-    # a basic unit has one token here, but a phrase or entity may bring the total half its length beyond the budget
+    # a basic unit has one token here, but the last phrase or entity may bring the total half its length beyond
     assert abs(len(masked) - max(1, round(0.15 * maskable))) <= 3 or maskable == 0
 
 
@@ -164,6 +165,25 @@ def test_basic_units_are_words_in_english_and_characters_in_chinese():
     assert sum(masked.issuperset(unit) for unit in units_of(tokens) if len(unit) > 4) < 5  # three words by chance
     masked = set(draw(tokens, 0, Settings("zh", levels=LEVELS["basic"])).positions.tolist())
     assert any(len(masked.intersection(word)) == 1 for word in words)
+
+
+def test_a_latin_word_in_a_chinese_name_is_not_cut():
+    flags = [ENTITY | CASED | WORD_START | UNIT_START, ENTITY | CASED, ENTITY | WORD_START, ENTITY]
+    tokens = Tokens(np.arange(10_000, 10_004), np.array(flags, np.uint8))
+    settings = Settings("zh", mask_share=0.3, levels=LEVELS["basic"])
+    assert {tuple(draw(tokens, seed, settings).positions.tolist()) for seed in range(50)} == {(0, 1), (2,), (3,)}
+
+
+@pytest.mark.parametrize("count", [3, 8, 40])
+def test_shares_are_met_on_average_however_short_the_sequence(count):
+    tokens = sequence([(1, BASIC), (1, BASIC), (2, PHRASE), (1, ENTITY)] * count)
+    tokens.annotations[tokens.annotations & ENTITY > 0] |= WORD_START
+    found = np.concatenate([
+        tokens.annotations[draw(tokens, seed, Settings(levels=(0.3, 0.0, 0.7))).positions] & ENTITY
+        for seed in range(600)
+    ])  # fmt: skip
+    # single words are drawn from everywhere: a fifth of the tokens is in entities
+    assert (found == ENTITY).mean() == pytest.approx(0.7 + 0.3 / 5, abs=0.06)
 
 
 def test_phrases_that_do_not_reach_leave_the_rest_to_words():
