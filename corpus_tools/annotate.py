@@ -7,7 +7,7 @@ token leave out the combining mark that the tokenizer strips.
 A word is capitalised if its first letter that has case is upper-case: Apple, NASA and École are, iPhone is not.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple
 from unicodedata import normalize
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from corpus_tools.atoms import Atoms
 from corpus_tools.fragments import BORDER, SEPARATE, Fragments, bounds_of, places_of, spread
-from corpus_tools.knowledge import Chinese, English
+from corpus_tools.knowledge import Knowledge, make_knowledge
 from corpus_tools.segmentation import words as segment_words
 from pretrain.tasks.spec import RECURRENCE_KNOWN, RECURS, UNIT_START, Tokens
 
@@ -45,16 +45,16 @@ class Encoded(NamedTuple):
 
 
 class Annotator:
-    """Made anew in every worker process, from plain values."""
+    """Made anew in every worker process. Without `knowledge` units are words and names."""
 
-    def __init__(self, tokenizer: str, language: str, segmenter: str = "rjieba", collocations: Collection[str] = ()):
+    def __init__(self, tokenizer: str, language: str, segmenter: str = "rjieba", knowledge: Knowledge | None = None):
         self.tokenizer = Tokenizer.from_str(tokenizer)
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
         self.chinese = language == "zh"
         self.segmenter = segmenter
-        self.knowledge = Chinese() if self.chinese else English(collocations)
+        self.knowledge = knowledge or make_knowledge(language)
         self.fragments = self._no_fragments()
 
     def _no_fragments(self) -> Fragments:

@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import reduce
 from glob import glob
 from hashlib import sha256
 from itertools import chain
@@ -26,28 +27,35 @@ import numpy as np
 from datatrove.pipeline.base import PipelineStep
 from tokenizers import Tokenizer
 
-from corpus_tools.chunks import DOCUMENTS, Chunk, read_documents, write_chunk
+from corpus_tools.chunks import DOCUMENTS, Chunk, write_chunk
 from corpus_tools.config import CorpusConfig, refuse_unread
 from corpus_tools.document import Refused, reasons
 from corpus_tools.duplicates import comparing, dropping
 from corpus_tools.executors import Processes, run
-from corpus_tools.knowledge import mine_collocations
+from corpus_tools.knowledge import make_knowledge, mining, read_lexicons, sources_of
 from corpus_tools.labels import LABELLED, Given, labels_from
 from corpus_tools.meter import meter
+from corpus_tools.readers import visible_files
 from corpus_tools.relations import Relations
 from corpus_tools.shards import FORMAT, SPLITS, aside, read_manifest, write_manifest
 from corpus_tools.slices import plan
 from corpus_tools.steps import (
     BuildShard,
+    Count,
     ReadChunk,
     Readings,
     ReadSources,
+    Sketch,
     Work,
     chunk_of,
     ids_of,
+    paragraphs,
     plan_of,
     pools,
+    read_array,
     readings,
+    sample_of,
+    write_array,
     write_json,
 )
 from corpus_tools.tokenizer import fingerprint, is_uncased, load_tokenizer, train_tokenizer
@@ -57,10 +65,10 @@ from pretrain.tasks.spec import Settings, TaskSpec
 Notify = Callable[[str], None]
 
 BUILDING = "building"
-SAMPLE_BYTES = 200_000_000
-"""Train text that the tokenizer and the phrases are learnt from, in chunks from all over the corpus."""
 LEAST_DOCUMENTS = 2
 """In each split: negatives come from another document."""
+PASSES = 16
+"""Tasks, at most, that share the sample when phrases are mined: each leaves up to 42 MB behind for a while."""
 COMPARED_AT_ONCE = 1 << 24
 """Ids that are compared in memory: 128 MB."""
 
@@ -116,7 +124,9 @@ def build_corpus(
         if config.language not in spec.languages:
             raise ValueError(f"task {spec.name} does not exist in language {config.language!r}. Drop it from `tasks`.")
     refuse_unread(config, tasks)
-    if config.tokenizer != "train":  # soon, before all is read
+    # what a task would find out later is found out before anything is read
+    make_knowledge(*knowledge_of(config))
+    if config.tokenizer != "train":
         refuse_cased(specs, load_tokenizer(config.tokenizer), config)
     corpus = config.folder()
     work = Work(os.getcwd(), f"{corpus / BUILDING}", config, tuple(tasks), seed)
@@ -134,14 +144,19 @@ def build_corpus(
 def begin(work: Work) -> None:
     """Keep what an interrupted build has done if it was of this configuration and these files, else start anew."""
     slices = plan(work.config.sources)
-    labelled = [stamp(path) for name in LABELLED for pattern in getattr(work.config, name) for path in found(pattern)]
-    identity = json.loads(json.dumps([FORMAT, content(work.config), work.tasks, work.seed, slices, labelled]))
+    patterns = chain(*(getattr(work.config, name) for name in LABELLED), work.config.lexicons)
+    others = [stamp(file) for pattern in patterns for path in found(pattern) for file in visible_files(path)]
+    identity = json.loads(json.dumps([FORMAT, content(work.config), work.tasks, work.seed, slices, others]))
     marker = work.folder / "build.json"
     if marker.exists() and json.loads(marker.read_text("utf-8")) == identity:
         return
     shutil.rmtree(work.folder, ignore_errors=True)
     write_json(work.folder / "plan.json", slices)
     write_json(marker, identity)
+
+
+def knowledge_of(config: CorpusConfig) -> tuple[str, list[str] | None, list[str], str | None]:
+    return config.language, config.knowledge, config.lexicons, config.tagger
 
 
 def found(pattern: str) -> list[Path]:
@@ -227,8 +242,7 @@ class Build:
         config = self.work.config
         if (self.folder / "learned.json").exists():
             return
-        chunks = [chunk for chunk in readings(self.folder).chunks if chunk.kind == DOCUMENTS and chunk.split == "train"]
-        if not chunks:
+        if not sample_of(self.folder):
             refused = [Refused(*refusal) for note in self.read_notes() for refusal in note["refused"]]
             counts = listed(reasons(refused))
             why = f" ({counts}; the first: {refused[0].where})" if counts else ""
@@ -236,19 +250,40 @@ class Build:
                 f"corpus.sources {config.sources} hold no document to train on: {readings(self.folder).found:,} found, "
                 f"{len(refused):,} refused{why}. Mend them, or add documents."
             )
-        every = -(-sum(chunk.bytes for chunk in chunks) // SAMPLE_BYTES)
-        texts = Paragraphs([self.folder / chunk.path for chunk in chunks[::every]])
         if config.tokenizer == "train":
+            texts = paragraphs(self.folder, 0, 1)
             tokenizer = train_tokenizer(texts, config.vocab_size, config.lowercase)
             self.notify(f"tokenizer: {tokenizer.get_vocab_size():,} pieces, trained on the corpus")
         else:
             tokenizer = load_tokenizer(config.tokenizer)
         refuse_cased(specs, tokenizer, config)
-        phrases = mine_collocations(texts) if config.language == "en" else ()
+        phrases = self.mine() if "phrases" in sources_of(*knowledge_of(config)) else ()
         for name, text in (("tokenizer.json", tokenizer.to_str()), ("phrases.txt", "\n".join(phrases))):
             with aside(self.corpus / name) as part:
                 part.write_text(text, "utf-8")
         write_json(self.folder / "learned.json", {"phrases": len(phrases)})
+
+    def mine(self) -> tuple[str, ...]:
+        """The phrases of the sample, in two passes over it."""
+        sample = sample_of(self.folder)
+        number = min(PASSES, len(sample))
+        sizes = [sum(chunk.bytes for chunk in sample[rank::number]) for rank in range(number)]
+
+        def origin(rank: int) -> str:
+            return f"{sample[rank]}"
+
+        survivors = self.folder / "survivors.npy.zst"
+        if not survivors.exists():
+            self.run("sketch", [Sketch(self.work)], sizes, origin)
+            sketches = sorted((self.folder / "sketch").glob("*.npy.zst"))
+            write_array(survivors, mining.survivors(reduce(mining.add, map(read_array, sketches))))
+            for path in sketches:
+                path.unlink()
+        self.run("count", [Count(self.work)], sizes, origin)
+        counts: Counter[str] = Counter()
+        for note in self.notes("count", number):
+            counts.update(note)
+        return mining.choose(counts, self.work.config.language)
 
     def compare(self) -> None:
         """Find the documents that are there twice."""
@@ -302,6 +337,9 @@ class Build:
         self.notify(account(documents))
         for name, counts in about.labelled.items():
             self.notify(account_rows(name, counts))
+        lexicons = count_lexicons(config.lexicons)
+        if lexicons:
+            self.notify(sums("lines of lexicons", lexicons))
         if some_refused:
             self.notify(f"which were refused, and why: {self.corpus / 'refused.jsonl'}")
         refuse_few(documents, config)
@@ -321,6 +359,7 @@ class Build:
             },
             "documents": documents,
             **about.labelled,
+            **({"lexicons": lexicons} if lexicons else {}),
             "tokens": {split: sum(shard["tokens"] for shard in shards[split]) for split in SPLITS},
             "bytes": sum(shard["bytes"] for split in SPLITS for shard in shards[split]),
             "tasks": table,
@@ -344,18 +383,6 @@ class Build:
         write_manifest(self.corpus, manifest)
         shutil.rmtree(self.folder)
         return manifest
-
-
-class Paragraphs(Iterable[str]):
-    """The paragraphs of some chunks, as often as they are asked for."""
-
-    def __init__(self, paths: Sequence[Path]):
-        self.paths = paths
-
-    def __iter__(self) -> Iterator[str]:
-        for path in self.paths:
-            for document in read_documents(path):
-                yield from (text for section in document.sections for text in section.paragraphs)
 
 
 def repeated_ids(paths: Sequence[Path]) -> dict[int, list[int]]:
@@ -397,6 +424,13 @@ def tally(spec: TaskSpec, settings: Settings, shards: dict[str, list[dict]]) -> 
             split: np.sum([none, *(about["label_counts"] for about in made[split])], 0).tolist() for split in SPLITS
         }
     return row
+
+
+def count_lexicons(sources: Sequence[str]) -> dict:
+    if not sources:
+        return {}
+    entries, refused = read_lexicons(sources)
+    return {"in": len(entries) + sum(refused.values()), "used": len(entries), "refused": refused}
 
 
 def account(documents: dict) -> str:

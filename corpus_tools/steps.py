@@ -1,6 +1,7 @@
 """The steps of a build, as datatrove runs them: a task is known by its rank, and reads and writes files of its own.
 
     ReadSources     the slices of a task                 to chunks of documents
+    Sketch, Count   every n-th chunk of a sample         to what phrases are mined from
     ReadChunk       a chunk                              to documents, for the steps of datatrove and for BuildShard
     BuildShard      the documents of a chunk, or rows    to a shard, and what is to be known of it
 
@@ -13,10 +14,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import file_digest
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import zstandard
 from datatrove.data import Document as Text
 from datatrove.pipeline.base import PipelineStep
 
@@ -26,6 +29,7 @@ from corpus_tools.clicks import Query
 from corpus_tools.config import CorpusConfig
 from corpus_tools.document import Document, Refused, hashed, held_out
 from corpus_tools.grades import Judged
+from corpus_tools.knowledge import make_knowledge, mining
 from corpus_tools.labels import LABELLED
 from corpus_tools.pool import make_pool, no_collection, settle, take
 from corpus_tools.readers import Share, read
@@ -37,6 +41,8 @@ from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Instance, Pool, TaskSpec, Tokens, Vocabulary
 
 Item = TypeVar("Item", Document, Query, Judged, Pair)
+SAMPLE_BYTES = 200_000_000
+"""Train text that the tokenizer and the phrases are learnt from."""
 LEAST_POOL = 0.25
 """A last pool smaller than this share of a shard joins the one before: negatives need other documents."""
 
@@ -103,6 +109,37 @@ class ReadSources(PipelineStep):
             write_ids(ids_of(work.folder / path), [hashed(document.id) for document in items])
             chunks.append(chunk_of(split, DOCUMENTS, path, items))
         write_json(work.account("read", rank), {"found": found, "refused": refused, "chunks": chunks})
+        return ()
+
+
+class Sketch(PipelineStep):
+    type = "Stats"
+    name = "phrases, first pass"
+
+    def __init__(self, work: Work):
+        super().__init__()
+        self.work = work
+
+    def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> Iterable:
+        self.work.enter()
+        counts = mining.sketch(paragraphs(self.work.folder, rank, world_size), self.work.config.language)
+        write_array(self.work.folder / "sketch" / f"{rank:06}.npy.zst", counts)
+        return ()
+
+
+class Count(PipelineStep):
+    type = "Stats"
+    name = "phrases, second pass"
+
+    def __init__(self, work: Work):
+        super().__init__()
+        self.work = work
+
+    def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> Iterable:
+        self.work.enter()
+        surviving = read_array(self.work.folder / "survivors.npy.zst")
+        texts = paragraphs(self.work.folder, rank, world_size)
+        write_json(self.work.account("count", rank), mining.count(texts, surviving, self.work.config.language))
         return ()
 
 
@@ -203,8 +240,9 @@ def tools(build: str, settings: str, learned: int) -> tuple[Annotator, Vocabular
     """Made once in a process, from the folder of the build and the configuration as JSON; `learned` tells when."""
     corpus, config = Path(build).parent, CorpusConfig.model_validate_json(settings)
     phrases = (corpus / "phrases.txt").read_text("utf-8").splitlines()
+    knowledge = make_knowledge(config.language, config.knowledge, config.lexicons, config.tagger, phrases)
     path = corpus / "tokenizer.json"
-    annotator = Annotator(path.read_text("utf-8"), config.language, config.segmenter, phrases)
+    annotator = Annotator(path.read_text("utf-8"), config.language, config.segmenter, knowledge)
     return annotator, vocabulary(load_tokenizer(f"{path}"))
 
 
@@ -309,6 +347,30 @@ def readings(build: Path) -> Readings:
 def parse_readings(path: Path, written: int) -> Readings:
     found, labelled, relations, chunks = json.loads(path.read_text("utf-8"))
     return Readings(found, labelled, relations, [Chunk(*fields) for fields in chunks])
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Packed: what is mostly zeros takes little room."""
+    with aside(path) as part, zstandard.open(part, "wb", zstandard.ZstdCompressor(level=1)) as file:
+        np.save(file, array)
+
+
+def read_array(path: Path) -> np.ndarray:
+    return np.load(BytesIO(zstandard.decompress(path.read_bytes(), 1 << 30)))
+
+
+def sample_of(build: Path) -> list[Chunk]:
+    """The chunks that tokenizer and phrases are learnt from, from all over the train documents."""
+    chunks = [chunk for chunk in readings(build).chunks if chunk.kind == DOCUMENTS and chunk.split == "train"]
+    every = -(-sum(chunk.bytes for chunk in chunks) // SAMPLE_BYTES)
+    return chunks[:: max(1, every)]
+
+
+def paragraphs(build: Path, part: int, parts: int) -> Iterator[str]:
+    """The text of every `parts`-th chunk of the sample."""
+    for chunk in sample_of(build)[part::parts]:
+        for document in read_documents(build / chunk.path):
+            yield from (text for section in document.sections for text in section.paragraphs)
 
 
 def ids_of(path: Path) -> Path:

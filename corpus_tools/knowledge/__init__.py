@@ -22,7 +22,6 @@ import numpy as np
 
 from corpus_tools.atoms import Atoms
 from corpus_tools.knowledge import chinese, english
-from corpus_tools.knowledge.collocations import mine_collocations
 from corpus_tools.knowledge.english import FUNCTION_WORDS
 from corpus_tools.knowledge.lexicon import Lexicon, Lexicons, read_lexicons
 from corpus_tools.knowledge.phrases import FLAGS, Phrases, number_of
@@ -30,7 +29,7 @@ from corpus_tools.knowledge.spans import Spans, Taken
 from corpus_tools.knowledge.taggers import PACKAGES, make_tagger
 
 __all__ = [
-    "FUNCTION_WORDS", "SOURCES", "Knowledge", "Lexicon", "make_knowledge", "mine_collocations",
+    "FUNCTION_WORDS", "SOURCES", "Knowledge", "Lexicon", "make_knowledge",
     "read_lexicons", "sources_of",
 ]  # fmt: skip
 
@@ -113,11 +112,3 @@ def make_knowledge(
         else:
             made.append(make_tagger(source, tagger))
     return Knowledge(language, made, "phrases" in named and bool(phrases))
-
-
-def Chinese() -> Knowledge:
-    return make_knowledge("zh")
-
-
-def English(collocations: Collection[str] = ()) -> Knowledge:
-    return make_knowledge("en", phrases=collocations)

@@ -1,5 +1,4 @@
 from itertools import pairwise
-from random import Random
 
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 
 from corpus_tools.annotate import Annotator
 from corpus_tools.atoms import Atoms
-from corpus_tools.knowledge import Knowledge, make_knowledge, mine_collocations, sources_of
+from corpus_tools.knowledge import Knowledge, make_knowledge, sources_of
 from corpus_tools.knowledge.spans import Spans, Taken, snap
 from corpus_tools.tokenizer import train_tokenizer
 from pretrain.tasks.spec import BASIC, ENTITY, LEVEL, PHRASE, UNIT_START
@@ -209,24 +208,3 @@ def test_sources_that_cannot_be(settings, message):
 def test_default_order():
     assert sources_of("en", None, [], None) == ["names", "phrases"]
     assert sources_of("zh", None, ["x.txt"], None) == ["lexicon", "names", "phrases"]
-
-
-def test_collocations_are_pairs_that_seek_each_other():
-    words = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"]
-    drawn = Random(0).choices(words, k=12_000)
-    lines = [f"{a} {b} {c}" for a, b, c in zip(drawn[::3], drawn[1::3], drawn[2::3], strict=True)]
-    texts = [f"{line} of Machine Learning." if number % 80 == 0 else line for number, line in enumerate(lines)]
-    assert mine_collocations(texts) == ("machine learning",)
-    assert mine_collocations(reversed(texts)) == ("machine learning",)
-    assert mine_collocations(texts, min_count=51) == ()
-
-
-def test_no_collocation_crosses_punctuation_or_holds_a_function_word():
-    texts = [f"alpha, beta of gamma x{i} delta-epsilon 3 zeta" for i in range(100)]
-    assert mine_collocations(texts, min_npmi=-1) == ()
-
-
-def test_mining_stops_reading():
-    read = []
-    mine_collocations((read.append(i) or "one two three four" for i in range(1000)), max_words=40)
-    assert len(read) == 10
