@@ -1,8 +1,11 @@
 """Phrases that were mined from the corpus. Nearly every corpus has them, so they are found in arrays.
 
-A phrase is 2 to 5 words: English ones in lower case, one space apart, Chinese ones without a space. The number of a
-string is a polynomial of its characters modulo 2^55, so the numbers of words add up to that of the string that
-they make: every run of words is looked up. Of 800,000 phrases and 10^9 runs, one is mistaken with a chance of 2 %.
+A phrase is 2 to 5 words: English ones in lower case, one space apart, Chinese ones without a space. In English the
+atoms of the text are matched, at most MOST_ATOMS: `women's rights` has four, one of them after a space.
+
+The number of a string is a polynomial of its characters modulo 2^55, so the numbers of words add up to that of the
+string that they make: every run of words is looked up. Of 800,000 phrases and 10^9 runs, one is mistaken with a chance
+of 2 %.
 """
 
 from collections.abc import Collection
@@ -13,7 +16,7 @@ from corpus_tools.atoms import Atoms
 from corpus_tools.knowledge.spans import Spans
 from pretrain.tasks.spec import PHRASE
 
-MOST_WORDS = 5
+MOST_WORDS, MOST_ATOMS = 5, 8
 FLAGS = 8
 """Bits of a word's kind that are the language's; the number of the word stands above them."""
 _BITS = 63 - FLAGS
@@ -31,10 +34,18 @@ def number_of(text: str) -> int:
     return number
 
 
+def atoms_in(phrase: str) -> int:
+    """At most: what is no letter, digit or space stands alone."""
+    words = phrase.count(" ") + 1
+    marks = sum(not character.isalnum() for character in phrase) - words + 1
+    return words + 2 * marks
+
+
 class Phrases:
     def __init__(self, phrases: Collection[str], separator: str):
         """`separator`: what stands between the words of a phrase, a space or nothing."""
-        self.separator = separator
+        self.spaced = separator != ""
+        self.most = MOST_WORDS if not self.spaced else min(max(map(atoms_in, phrases), default=1), MOST_ATOMS)
         self.numbers = np.unique(np.fromiter(map(number_of, phrases), np.int64, len(phrases)))
         self.filter = np.zeros(1 << _FILTER_BITS, bool)
         self.filter[self.numbers >> (_BITS - _FILTER_BITS)] = True
@@ -47,10 +58,12 @@ class Phrases:
         lengths = atoms.stop[behind - 1] - atoms.start[words]
         numbers = atoms.kind >> FLAGS
         added, wider = numbers, lengths
-        if self.separator:
-            added, wider = (numbers * _BASE + ord(self.separator)) & _MASK, lengths + 1
+        if self.spaced:
+            gap = atoms.start > np.append(0, atoms.stop)[:-1]  # in English every atom is a word
+            added = np.where(gap, (numbers * _BASE + ord(" ")) & _MASK, numbers)
+            wider = lengths + gap
         runs, firsts, stops = numbers, [], []
-        for more in range(1, min(MOST_WORDS, len(words))):
+        for more in range(1, min(self.most, len(words))):
             runs = (runs[:-1] + _POWERS.take(lengths[:-1], mode="clip") * added[more:]) & _MASK
             lengths = lengths[:-1] + wider[more:]
             possible = np.flatnonzero(self.filter[runs >> (_BITS - _FILTER_BITS)])

@@ -66,6 +66,12 @@ def test_phrases_are_found_longest_first_in_any_case_and_yield_to_names():
     assert of_level("phrase", units("as climate changes")) == []
 
 
+def test_phrases_of_words_with_apostrophe_or_hyphen():
+    knowledge = make_knowledge("en", phrases=["women's rights", "state-of-the-art technology"])
+    text = "the women's rights, state-of-the-art  technology, women ' s rights"
+    assert of_level("phrase", units(text, "en", knowledge)) == ["women ' s rights", "state - of - the - art technology"]
+
+
 def test_chinese_phrases_are_whole_words_in_a_row():
     knowledge = make_knowledge("zh", phrases=["机器学习", "北京大学学习"])
     assert of_level("phrase", units("他喜欢机器学习。", "zh", knowledge)) == ["喜 欢", "机 器 学 习"]
