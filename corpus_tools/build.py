@@ -67,8 +67,8 @@ Notify = Callable[[str], None]
 BUILDING = "building"
 LEAST_DOCUMENTS = 2
 """In each split: negatives come from another document."""
-PASSES = 16
-"""Tasks, at most, that share the sample when phrases are mined: each leaves up to 42 MB behind for a while."""
+MINED_AT_ONCE = 16_000_000
+"""Text, about, that one task mines for phrases: what it leaves behind is as large for little text as for much."""
 COMPARED_AT_ONCE = 1 << 24
 """Ids that are compared in memory: 128 MB."""
 
@@ -266,7 +266,7 @@ class Build:
     def mine(self) -> tuple[str, ...]:
         """The phrases of the sample, in two passes over it."""
         sample = sample_of(self.folder)
-        number = min(PASSES, len(sample))
+        number = min(len(sample), -(-sum(chunk.bytes for chunk in sample) // MINED_AT_ONCE))
         sizes = [sum(chunk.bytes for chunk in sample[rank::number]) for rank in range(number)]
 
         def origin(rank: int) -> str:

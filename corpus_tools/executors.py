@@ -134,7 +134,8 @@ def run_here(
     task = Task(executor)
     if processes.number == 1 or len(left) < 2:
         for rank in left:
-            done(task(rank))
+            with memory(origin, rank):
+                done(task(rank))
         return
     running: dict[Future[int], int] = {}
     waiting = iter(left)
@@ -147,7 +148,8 @@ def run_here(
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                done(future.result())
+                with memory(origin, running[future]):
+                    done(future.result())
                 del running[future]
     except BrokenProcessPool:
         places = "; ".join(sorted({origin(rank) for rank in running.values()}))
@@ -158,6 +160,16 @@ def run_here(
     finally:
         for future in running:
             future.cancel()
+
+
+@contextmanager
+def memory(origin: Callable[[int], str], rank: int) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise OSError(
+            f"out of memory at {origin(rank)}. Lower corpus.max_document_mb or corpus.shard_mb, or run fewer workers."
+        ) from None
 
 
 class Task:

@@ -198,13 +198,8 @@ class BuildShard(PipelineStep):
         work = self.work
         chunk = readings(work.folder).chunks[rank]
         path = work.folder.parent / chunk.shard
-        try:
-            with no_collection():
-                about, refused = build_shard(work, chunk, path, documents)
-        except MemoryError:
-            raise OSError(
-                f"out of memory at {chunk}. Lower corpus.max_document_mb or corpus.shard_mb, or run fewer workers."
-            ) from None
+        with no_collection():
+            about, refused = build_shard(work, chunk, path, documents)
         with path.open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()
         about |= {"split": chunk.split, "file": path.name, "sha256": digest, "refused": self.reader.refused + refused}

@@ -3,7 +3,7 @@
 Two passes over the same texts, each in as many tasks as one likes; what tasks find is added up, so how texts are shared
 out changes nothing.
 
-    sketch      counts every run of one to five words in one of BUCKETS buckets per length, up to 255: 42 MB
+    sketch      counts every run of one to five words in one of BUCKETS buckets per length, up to 255: 21 MB
     survivors   the buckets that reach a count at which at most MOST of them are left: no rarer run can be a phrase
     count       counts exactly the runs in these buckets
     choose      keeps those whose words belong together
@@ -27,7 +27,7 @@ from corpus_tools.segmentation import words as segment_words
 
 LONGEST = 5
 """Words in a phrase."""
-BUCKETS = 1 << 23
+BUCKETS = 1 << 22
 MOST = 1_000_000
 """Buckets that survive, over all lengths."""
 LEAST_COUNT = 10

@@ -185,7 +185,7 @@ def test_a_killed_build_goes_on_where_it_stopped(folder):
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_is_finished(folder):
-    settings = {**MANY_SHARDS, "sources": write_english(folder, 60)}
+    settings = {**MANY_SHARDS, "sources": write_english(folder, 60), "knowledge": ["names"]}  # mining writes more
     whole = CorpusConfig(name="whole", **settings)
     build_corpus(whole, FEW, 0, 1)
     files = contents(whole.folder())
