@@ -140,7 +140,8 @@ def count(texts: Iterable[str], surviving: np.ndarray, language: str) -> Counter
         numbers = found.tolist()
         unnamed = np.array([number for number in numbers if number not in names], np.uint64)
         fresh = np.flatnonzero(np.isin(value, unnamed))
-        for number, place in zip(value[fresh].tolist(), places[fresh].tolist(), strict=True):
+        new, first = np.unique(value[fresh], return_index=True)
+        for number, place in zip(new.tolist(), places[fresh[first]].tolist(), strict=True):
             names[number] = JOINT.join(words[place : place + n])
         for number, times in zip(numbers, counts.tolist(), strict=True):
             totals[names[number]] += times
