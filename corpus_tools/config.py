@@ -51,19 +51,21 @@ class CorpusConfig(Section):
     """Of a query's skipped titles use only those shown above its last click: nobody may have seen the rest.
     Needs a column `position`."""
     grades: list[str] = []
-    """Graded sets (.tsv .csv .jsonl, .gz .zst) with the columns query, title, grade (0 poor, 1 some, 2 very relevant):
-    the labels of ir_relevance."""
+    """Graded pairs (.tsv .csv .jsonl, .gz .zst) with query, title and grade (0 poor, 1 some, 2 very relevant; text_a,
+    text_b and label are the same): the labels of ir_relevance."""
     relations: list[str] = []
-    """Marked pairs (.tsv .csv .jsonl with sentence1, sentence2, label) or DISRPT relation files (.rels): the labels of
-    discourse_relation, instead of mining."""
+    """Marked pairs (.tsv .csv .jsonl with sentence1, sentence2 and label) or DISRPT relation files (.rels): the labels
+    of discourse_relation, instead of mined markers."""
     language: Literal["en", "zh"] = "en"
     segmenter: Literal["rjieba", "jieba"] = "rjieba"
     """Chinese words; English words come from the tokenizer's own splitting."""
     knowledge: list[str] | None = None
-    """Where units come from, in order of precedence: lexicon, spacy, lac, classifier, names, phrases.
-    None: [lexicon, names, phrases], as far as they are configured. Words are units where nothing else is."""
+    """Where units come from, in order of precedence: lexicon, spacy, lac, classifier, names, phrases. None: [lexicon,
+    names, phrases], the first where there are lexicons. Words are units where nothing else is. A tagger is better put
+    before the lexicon; lac and spacy are slower than all the rest of a build."""
     lexicons: list[str] = []
-    """Files or folders of entries, one a line (THUOCL-like: a tab and a count may follow)."""
+    """Files or folders of entries (.txt .tsv, .gz .zst), one a line, what follows a tab is not read. They are entities,
+    but phrases in files named phrases*. Entries are whole words; one in lower case is found in any case."""
     tagger: str | None = None
     """The model of `spacy` or `classifier`: its name or directory."""
     tokenizer: str = "train"
