@@ -17,7 +17,17 @@ from corpus_tools.shards import SPLITS, Instances, map_tensors, read_manifest
 from corpus_tools.steps import pools, split_of
 from corpus_tools.tokenizer import load_tokenizer, vocabulary
 from pretrain.tasks import TASKS
-from pretrain.tasks.spec import CAPITALISED, RECURRENCE_KNOWN, RECURS, WORD_START, assemble
+from pretrain.tasks.spec import (
+    BASIC,
+    CAPITALISED,
+    ENTITY,
+    LEVEL,
+    PHRASE,
+    RECURRENCE_KNOWN,
+    RECURS,
+    WORD_START,
+    assemble,
+)
 
 FEW = ["knowledge_masking", "sentence_distance"]
 MANY_SHARDS = {**SMALL, "shard_mb": 0.02}
@@ -115,6 +125,30 @@ def test_capitals_survive_the_uncased_tokenizer(english_corpus):
             seen.add((tokenizer.id_to_token(number), bool(flag & CAPITALISED)))
     assert {("lake", True), ("near", False)} <= seen
     assert ("lake", False) not in seen
+
+
+def test_units_come_from_the_sources_that_the_configuration_names(folder):
+    """Names take `Lake Vendis`, the lexicon `wooden boats`, and mining finds `narrow valleys`."""
+    (folder / "terms.txt").write_text("wooden boats\t3\n\nof\n")
+    settings = {**SMALL, "sources": write_english(folder, 60), "lexicons": ["terms.txt"]}
+    found = {}
+    for name, knowledge in (("all", None), ("names", ["names"])):
+        config = CorpusConfig(
+            name=name, **{**settings, "knowledge": knowledge, "lexicons": settings["lexicons"] if name == "all" else []}
+        )
+        manifest = build_corpus(config, ["knowledge_masking"], 0, 1)
+        tokenizer = load_tokenizer(f"{config.folder() / 'tokenizer.json'}")
+        levels: dict[str, set[int]] = {"vendis": set(), "wooden": set(), "narrow": set()}
+        for (segment,), _ in Instances(config.folder(), "train", "knowledge_masking"):
+            for number, flag in zip(segment.ids.tolist(), segment.annotations.tolist(), strict=True):
+                if (piece := tokenizer.id_to_token(number)) in levels:
+                    levels[piece].add(flag & LEVEL)
+        found[name] = levels
+        assert (manifest.get("lexicons") or {}).get("used") == (1 if name == "all" else None)
+    assert found["all"] == {"vendis": {ENTITY}, "wooden": {ENTITY}, "narrow": {PHRASE}}
+    assert found["names"] == {"vendis": {ENTITY}, "wooden": {BASIC}, "narrow": {BASIC}}
+    with pytest.raises(ValueError, match="no source 'name'"):
+        build_corpus(CorpusConfig(**{**settings, "knowledge": ["name"]}), ["knowledge_masking"], 0, 1)
 
 
 def test_workers_and_repetition_change_no_byte(folder):
