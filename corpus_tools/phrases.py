@@ -1,0 +1,267 @@
+"""Phrases that are mined from the corpus: runs of two to five words that occur together far more often than apart.
+
+As PMI-Masking does (Levine et al., ICLR 2021), in two passes over the texts. Each runs on shares of them at once, and
+what it yields of the shares is added up; how texts are shared out and ordered changes nothing in the list.
+
+    sketch      of a share     to counters, added with `+`: how often an n-gram occurs at most
+    survivors   of their sum   to levels: which n-grams are frequent enough to be counted
+    count       of a share     to counts, added with `merged`: how often each of these occurs
+    choose      of their sum   to the list
+
+Words are in lower case, those of Chinese rjieba's. A word with anything but letters (Chinese: but hanzi), punctuation
+and the end of a text are borders that no n-gram crosses, and so is the end of a sentence. No phrase begins or ends with
+a function word, yet n-grams that do are counted: they are parts of phrases.
+
+Memory, whatever the size of the corpus: a sketch has 64 MiB and the levels 16; counts hold at most `most` n-grams, 27
+bytes each and some 150 more for a single word. The work takes some 100 MiB besides: a batch of a million characters (or
+the longest text, if it is longer), a cache of words, and twice the n-grams of the counts while they are put in order.
+
+An n-gram is known by 64 bits that are the same in every process. The sketch overstates an n-gram by those that share
+its counters, the more the larger the corpus is: where many do, only the more frequent n-grams are counted. A counter
+has 32 bits, enough for 4 thousand million occurrences of one n-gram.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import NamedTuple
+from unicodedata import normalize
+
+import numpy as np
+
+from corpus_tools.document import hashed
+from corpus_tools.fragments import places_of
+from corpus_tools.knowledge import FUNCTION_WORDS
+from corpus_tools.segmentation import words as chinese_words
+
+LONGEST = 5
+"""Words of a phrase."""
+ROWS, BITS = 4, 22
+"""Every n-gram has a counter in each of the rows, which have 2 ** BITS; the least of them is nearest to the truth."""
+MOST = 1 << 21
+MIN_COUNT = 11
+BATCH = 1 << 20
+"""Characters that are counted at a time."""
+MOST_CACHED = 1 << 24
+"""Characters, at 100 for each word, of a cache that is begun anew when it has more."""
+PER_OCTAVE = 8
+"""Levels between a count and twice that count."""
+
+PARTICLES = frozenset(
+    "的 了 着 过 地 得 之 所 者 是 在 和 与 及 或 而 且 但 并 也 都 就 则 又 还 再 才 却 只 不 没 没有 有 无 为 被 把 将 "
+    "让 使 令 以 于 从 自 到 至 向 往 对 对于 关于 由 由于 因 因为 因此 因而 所以 如 如果 若 虽 虽然 但是 然而 不过 而且 "
+    "并且 以及 及其 其 其中 其他 其它 此 此外 此后 这 这个 这些 这种 那 那个 那些 该 各 每 某 本 我 你 他 她 它 我们 你们 他们 "
+    "她们 它们 自己 什么 谁 哪 一 一个 一些 一种 个 种 次 些 等 等等 吗 呢 吧 啊 呀 嘛 很 更 最 太 非常 十分 已 已经 曾 曾经 "
+    "正 正在 会 能 可 可以 可能 要 应 应该 需 需要 必须 用 按 按照 根据 通过 经 经过 随 随着 当 当时 时 后 前 中 上 下 里 内 "
+    "外 间 之后 之前 之间 之一 以后 以前 以来 以上 以下 同时 后来 于是 即 便 比 像 同 跟 给 来 去 说 做 作 成 成为 称 称为 "
+    "叫 叫做 名 位 年 月 日".split()
+)
+"""Chinese words that no phrase begins or ends with: particles, pronouns, prepositions, connectives, measure words."""
+
+_ENGLISH = re.compile(r"[^\W_]+|\S")
+_HANZI = re.compile("[\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
+_CONTENT = np.uint64(1)
+"""The lowest bit of a word's number: it is no function word. A border has the number 0."""
+_SPREAD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
+_STEP = np.uint64(0xFF51AFD7ED558CCD)
+
+
+class Counts(NamedTuple):
+    """How often n-grams of one word or more occur; the arrays have the shape (n-grams,)."""
+
+    keys: np.ndarray
+    """uint64, ascending: what an n-gram is known by."""
+    counts: np.ndarray
+    """int64"""
+    prefixes: np.ndarray
+    """uint64: the key of all words but the last; 0 for a single word."""
+    lasts: np.ndarray
+    """uint64: the key of the last word."""
+    lengths: np.ndarray
+    """uint8, in words."""
+    levels: np.ndarray
+    """uint8: what the sketch says of the count."""
+    words: dict[int, str]
+    """The single words by their keys."""
+    floor: int
+    """All n-grams of a higher level are there, none of this or a lower one."""
+    total: int
+    """Words read."""
+
+
+class _Grams(NamedTuple):
+    keys: np.ndarray
+    prefixes: np.ndarray
+    lasts: np.ndarray
+    lengths: np.ndarray
+
+
+def sketch(texts: Iterable[str], language: str) -> np.ndarray:
+    """uint32 (ROWS, 2 ** BITS): counters of all n-grams, each in one counter of every row."""
+    counters = np.zeros((ROWS, 1 << BITS), np.uint32)
+    for numbers, _ in _batches(texts, language):
+        keys = _grams(numbers).keys
+        for row, places in zip(counters, _places(keys), strict=True):
+            np.add.at(row, places, np.uint32(1))
+    return counters
+
+
+def survivors(counters: np.ndarray, most: int = MOST, min_count: int = MIN_COUNT) -> np.ndarray:
+    """uint8, of the shape of the sketch: 0 for counters that are too low, else 1 and more as they are higher.
+
+    Too low is less than `min_count`, and less than what at most `most` counters of a row reach.
+    """
+    reached = np.partition(counters, counters.shape[1] - most - 1, axis=1)[:, -most - 1].max() + 1
+    least = max(int(reached), min_count)
+    levels = np.zeros(counters.shape, np.uint8)
+    for row, counts in zip(levels, counters, strict=True):
+        high = np.flatnonzero(counts >= least)
+        row[high] = np.minimum(1 + PER_OCTAVE * np.log2(counts[high] / least), 255)
+    return levels
+
+
+def count(texts: Iterable[str], levels: np.ndarray, language: str, most: int = MOST) -> Counts:
+    """The n-grams that survive, at most `most`: those of the lowest levels are left out where there are more."""
+    found = _nothing()
+    waiting: list[Counts] = []
+    for numbers, words in _batches(texts, language):
+        grams = _grams(numbers)
+        keys = grams.keys
+        reached = np.full(len(keys), 255, np.uint8)
+        kept = np.arange(len(keys))
+        for row, places in zip(levels, _places(keys), strict=True):
+            reached[kept] = np.minimum(reached[kept], row[places[kept]])
+            kept = kept[reached[kept] > found.floor]
+        columns = [column[kept] for column in (*grams, reached)]
+        once = np.ones(len(kept), np.int64)
+        texts_of = {key: words[key] for key in np.unique(columns[0][columns[3] == 1]).tolist()}
+        total = np.count_nonzero(numbers)
+        waiting.append(_ordered(columns[0], once, *columns[1:], texts_of, found.floor, total, most=most))
+        if sum(len(part.keys) for part in waiting) > most:
+            found, waiting = merged([found, *waiting], most), []
+    return merged([found, *waiting], most)
+
+
+def merged(parts: Iterable[Counts], most: int = MOST) -> Counts:
+    """The counts of all that the parts are counts of."""
+    parts = list(parts) or [_nothing()]
+    columns = [np.concatenate(column) for column in zip(*(part[:6] for part in parts), strict=True)]
+    words = dict(chain.from_iterable(part.words.items() for part in parts))
+    floor, total = max(part.floor for part in parts), sum(part.total for part in parts)
+    return _ordered(*columns, words, floor, total, most=most)
+
+
+def _nothing() -> Counts:
+    keys, small = np.zeros(0, np.uint64), np.zeros(0, np.uint8)
+    return Counts(keys, np.zeros(0, np.int64), keys, keys, small, small, {}, 0, 0)
+
+
+def _ordered(keys, counts, prefixes, lasts, lengths, levels, words, floor, total, *, most) -> Counts:
+    """Every n-gram once, in order, and not too many: whole levels go, so that the order of adding changes nothing."""
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
+    counts = np.add.reduceat(counts[order], first) if len(first) else counts
+    order = order[first]
+    levels = levels[order]
+    above = np.cumsum(np.bincount(levels, minlength=256)[::-1])[::-1]  # n-grams of a level or a higher one
+    floor = max(floor, int(np.argmax(np.append(above[1:], 0) <= most)))
+    kept = levels > floor
+    order = order[kept]
+    keys, lengths = keys[first[kept]], lengths[order]
+    words = {key: words[key] for key in keys[lengths == 1].tolist()}
+    return Counts(keys, counts[kept], prefixes[order], lasts[order], lengths, levels[kept], words, floor, total)
+
+
+class _Pieces(dict[str, int]):
+    """Numbers what texts are split into; `words` and `sizes` have the words of each."""
+
+    def __init__(self, split: Callable[[str], Iterable[str]], function_words: frozenset[str]):
+        self.split = split
+        self.function_words = function_words
+        self.numbers: list[int] = []
+        self.sizes: list[int] = []
+        self.words: dict[int, str] = {}
+        self.room = 0
+
+    def __missing__(self, piece: str) -> int:
+        count = len(self.numbers)
+        for word in self.split(piece):
+            number = 0
+            if word:
+                number = hashed(word) & ~1 | (word not in self.function_words)
+                self.words[number] = word
+            self.numbers.append(number)
+        self.sizes.append(len(self.numbers) - count)
+        self.room += len(piece) + 100
+        self[piece] = found = len(self)
+        return found
+
+
+def _english(piece: str) -> list[str]:
+    return [word if word.isalpha() else "" for word in _ENGLISH.findall(piece.lower())]
+
+
+def _chinese(piece: str) -> list[str]:
+    return [piece if _HANZI.fullmatch(piece) else ""]
+
+
+def _batches(texts: Iterable[str], language: str) -> Iterator[tuple[np.ndarray, dict[int, str]]]:
+    """The words of some texts, as numbers: uint64, 0 for a border. And what the numbers stand for, at least these."""
+    chinese = language == "zh"
+    pieces = _no_pieces(chinese)
+    for batch in _joined(texts):
+        if pieces.room > MOST_CACHED:
+            pieces = _no_pieces(chinese)
+        text = normalize("NFC", batch)
+        found = list(map(pieces.__getitem__, chinese_words(text) if chinese else text.split()))
+        sizes = np.array(pieces.sizes, np.int64)
+        numbers = np.array(pieces.numbers, np.uint64)
+        bounds = np.append(0, np.cumsum(sizes))
+        yield numbers[places_of(bounds, np.array(found, np.int64))[0]], pieces.words
+
+
+def _no_pieces(chinese: bool) -> _Pieces:
+    return _Pieces(_chinese, PARTICLES) if chinese else _Pieces(_english, FUNCTION_WORDS)
+
+
+def _joined(texts: Iterable[str]) -> Iterator[str]:
+    """Texts together, each with a border behind it."""
+    batch, room = [], 0
+    for text in texts:
+        batch.append(text)
+        room += len(text)
+        if room > BATCH:
+            yield "".join(f"{text}\n.\n" for text in batch)
+            batch, room = [], 0
+    if batch:
+        yield "".join(f"{text}\n.\n" for text in batch)
+
+
+def _grams(numbers: np.ndarray) -> _Grams:
+    """All n-grams. Of LONGEST words only those that can be phrases: none is a part of a longer one."""
+    numbers = np.append(numbers, np.zeros(LONGEST, np.uint64))
+    starts = np.flatnonzero(numbers)
+    keys = numbers[starts]
+    found = [(keys, np.zeros_like(keys), keys)]
+    for length in range(2, LONGEST + 1):
+        lasts = numbers[starts + (length - 1)]
+        going = lasts > 0
+        if length == LONGEST:
+            going &= (numbers[starts] & lasts & _CONTENT) > 0
+        starts, lasts, prefixes = starts[going], lasts[going], keys[going]
+        keys = _longer(prefixes, lasts)
+        found.append((keys, prefixes, lasts))
+    lengths = np.repeat(np.arange(1, LONGEST + 1, dtype=np.uint8), [len(keys) for keys, _, _ in found])
+    return _Grams(*map(np.concatenate, zip(*found, strict=True)), lengths)
+
+
+def _longer(keys: np.ndarray, lasts: np.ndarray) -> np.ndarray:
+    """The keys of n-grams with one word more."""
+    return (keys ^ (keys >> np.uint64(29))) * _STEP + lasts
+
+
+def _places(keys: np.ndarray) -> Iterator[np.ndarray]:
+    """For every row of a sketch, where n-grams are counted in it."""
+    for odd in _SPREAD[:ROWS]:
+        yield (keys * odd >> np.uint64(64 - BITS)).astype(np.int64)
