@@ -22,6 +22,7 @@ has 32 bits, enough for 4 thousand million occurrences of one n-gram.
 """
 
 import re
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
@@ -36,16 +37,15 @@ from corpus_tools.segmentation import words as chinese_words
 
 LONGEST = 5
 """Words of a phrase."""
-ROWS, BITS = 4, 22
-"""Every n-gram has a counter in each of the rows, which have 2 ** BITS; the least of them is nearest to the truth."""
+ROWS, BITS = 2, 23
+"""Every n-gram has a counter in each of the rows, which have 2 ** BITS; the lower one is nearer to the truth."""
 MOST = 1 << 21
 MIN_COUNT = 11
 BATCH = 1 << 20
 """Characters that are counted at a time."""
-MOST_CACHED = 1 << 24
+MOST_CACHED = 1 << 25
 """Characters, at 100 for each word, of a cache that is begun anew when it has more."""
-PER_OCTAVE = 8
-"""Levels between a count and twice that count."""
+LEVELS = 255
 
 PARTICLES = frozenset(
     "的 了 着 过 地 得 之 所 者 是 在 和 与 及 或 而 且 但 并 也 都 就 则 又 还 再 才 却 只 不 没 没有 有 无 为 被 把 将 "
@@ -62,7 +62,8 @@ _ENGLISH = re.compile(r"[^\W_]+|\S")
 _HANZI = re.compile("[\u3007\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
 _CONTENT = np.uint64(1)
 """The lowest bit of a word's number: it is no function word. A border has the number 0."""
-_SPREAD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
+_SPREAD = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
+"""Odd numbers of random bits, one for each row."""
 _STEP = np.uint64(0xFF51AFD7ED558CCD)
 
 
@@ -107,16 +108,17 @@ def sketch(texts: Iterable[str], language: str) -> np.ndarray:
 
 
 def survivors(counters: np.ndarray, most: int = MOST, min_count: int = MIN_COUNT) -> np.ndarray:
-    """uint8, of the shape of the sketch: 0 for counters that are too low, else 1 and more as they are higher.
+    """uint8, of the shape of the sketch: 0 for counters that are too low, else 1 to LEVELS, of equal numbers of counters.
 
-    Too low is less than `min_count`, and less than what at most `most` counters of a row reach.
+    Too low is less than `min_count`, and what more than `most` counters of a row reach (fewer than it has).
     """
     reached = np.partition(counters, counters.shape[1] - most - 1, axis=1)[:, -most - 1].max() + 1
     least = max(int(reached), min_count)
     levels = np.zeros(counters.shape, np.uint8)
-    for row, counts in zip(levels, counters, strict=True):
-        high = np.flatnonzero(counts >= least)
-        row[high] = np.minimum(1 + PER_OCTAVE * np.log2(counts[high] / least), 255)
+    high = counters >= least
+    counts = np.sort(counters[high])
+    edges = np.unique(counts[np.arange(LEVELS) * len(counts) // LEVELS]) if len(counts) else counts
+    levels[high] = np.searchsorted(edges, counters[high], "right")
     return levels
 
 
@@ -127,17 +129,14 @@ def count(texts: Iterable[str], levels: np.ndarray, language: str, most: int = M
     for numbers, words in _batches(texts, language):
         grams = _grams(numbers)
         keys = grams.keys
-        reached = np.full(len(keys), 255, np.uint8)
-        kept = np.arange(len(keys))
-        for row, places in zip(levels, _places(keys), strict=True):
-            reached[kept] = np.minimum(reached[kept], row[places[kept]])
-            kept = kept[reached[kept] > found.floor]
+        reached = np.minimum(*(row[places] for row, places in zip(levels, _places(keys), strict=True)))
+        kept = np.flatnonzero(reached > found.floor)
         columns = [column[kept] for column in (*grams, reached)]
         once = np.ones(len(kept), np.int64)
         texts_of = {key: words[key] for key in np.unique(columns[0][columns[3] == 1]).tolist()}
         total = np.count_nonzero(numbers)
         waiting.append(_ordered(columns[0], once, *columns[1:], texts_of, found.floor, total, most=most))
-        if sum(len(part.keys) for part in waiting) > most:
+        if sum(len(part.keys) for part in waiting) > max(len(found.keys), BATCH):
             found, waiting = merged([found, *waiting], most), []
     return merged([found, *waiting], most)
 
@@ -158,7 +157,7 @@ def _nothing() -> Counts:
 
 def _ordered(keys, counts, prefixes, lasts, lengths, levels, words, floor, total, *, most) -> Counts:
     """Every n-gram once, in order, and not too many: whole levels go, so that the order of adding changes nothing."""
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys)
     keys = keys[order]
     first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
     counts = np.add.reduceat(counts[order], first) if len(first) else counts
@@ -174,32 +173,33 @@ def _ordered(keys, counts, prefixes, lasts, lengths, levels, words, floor, total
 
 
 class _Pieces(dict[str, int]):
-    """Numbers what texts are split into; `words` and `sizes` have the words of each."""
+    """Numbers what texts are split into; `numbers` has the words of each, one piece after the other."""
 
     def __init__(self, split: Callable[[str], Iterable[str]], function_words: frozenset[str]):
         self.split = split
         self.function_words = function_words
-        self.numbers: list[int] = []
-        self.sizes: list[int] = []
+        self.numbers = array("Q")
+        self.bounds = array("q", [0])
+        self.keys = {"": 0}
         self.words: dict[int, str] = {}
         self.room = 0
 
     def __missing__(self, piece: str) -> int:
-        count = len(self.numbers)
         for word in self.split(piece):
-            number = 0
-            if word:
-                number = hashed(word) & ~1 | (word not in self.function_words)
-                self.words[number] = word
-            self.numbers.append(number)
-        self.sizes.append(len(self.numbers) - count)
+            key = self.keys.get(word)
+            if key is None:
+                self.keys[word] = key = hashed(word) & ~1 | (word not in self.function_words)
+                self.words[key] = word
+            self.numbers.append(key)
+        self.bounds.append(len(self.numbers))
         self.room += len(piece) + 100
         self[piece] = found = len(self)
         return found
 
 
 def _english(piece: str) -> list[str]:
-    return [word if word.isalpha() else "" for word in _ENGLISH.findall(piece.lower())]
+    piece = piece.lower()
+    return [piece] if piece.isalpha() else [word if word.isalpha() else "" for word in _ENGLISH.findall(piece)]
 
 
 def _chinese(piece: str) -> list[str]:
@@ -214,11 +214,10 @@ def _batches(texts: Iterable[str], language: str) -> Iterator[tuple[np.ndarray, 
         if pieces.room > MOST_CACHED:
             pieces = _no_pieces(chinese)
         text = normalize("NFC", batch)
-        found = list(map(pieces.__getitem__, chinese_words(text) if chinese else text.split()))
-        sizes = np.array(pieces.sizes, np.int64)
-        numbers = np.array(pieces.numbers, np.uint64)
-        bounds = np.append(0, np.cumsum(sizes))
-        yield numbers[places_of(bounds, np.array(found, np.int64))[0]], pieces.words
+        found = np.fromiter(map(pieces.__getitem__, chinese_words(text) if chinese else text.split()), np.int64)
+        # copies: an array that is looked into cannot grow
+        bounds, numbers = np.array(pieces.bounds), np.array(pieces.numbers)
+        yield numbers[places_of(bounds, found)[0]], pieces.words
 
 
 def _no_pieces(chinese: bool) -> _Pieces:
@@ -263,5 +262,56 @@ def _longer(keys: np.ndarray, lasts: np.ndarray) -> np.ndarray:
 
 def _places(keys: np.ndarray) -> Iterator[np.ndarray]:
     """For every row of a sketch, where n-grams are counted in it."""
-    for odd in _SPREAD[:ROWS]:
+    for odd in _SPREAD:
         yield (keys * odd >> np.uint64(64 - BITS)).astype(np.int64)
+
+
+class _Candidates(NamedTuple):
+    """n-grams of one length that begin and end with a content word."""
+
+    words: np.ndarray
+    """uint64 (candidates, length)"""
+    counts: np.ndarray
+    """int64 (candidates,)"""
+    information: np.ndarray
+    """float64 (candidates,): the least pointwise mutual information of any segmentation, in nats."""
+
+
+def _candidates(counts: Counts, length: int, min_count: int) -> _Candidates:
+    rows = np.flatnonzero((counts.lengths == length) & (counts.counts >= min_count) & (counts.lasts & _CONTENT > 0))
+    words = np.zeros((len(rows), length), np.uint64)
+    whole, there = rows, np.ones(len(rows), bool)
+    for place in range(length - 1, -1, -1):
+        words[:, place] = counts.lasts[whole]
+        if place:
+            whole, found = _find(counts, counts.prefixes[whole])
+            there &= found
+    there &= words[:, 0] & _CONTENT > 0
+    rows, words = rows[there], words[there]
+
+    logs = np.log(np.maximum(counts.counts, 1) / max(counts.total, 1))
+    likeliest = [np.zeros(len(rows))]  # of the first words, as parts that are independent
+    there = np.ones(len(rows), bool)
+    for stop in range(1, length + 1):
+        ways = []
+        for start in range(stop):
+            if stop - start < length:
+                part, found = _find(counts, _key(words[:, start:stop]))
+                there &= found
+                ways.append(likeliest[start] + logs[part])
+        likeliest.append(np.max(ways, axis=0))
+    information = logs[rows] - likeliest[length]
+    return _Candidates(words[there], counts.counts[rows[there]], information[there])
+
+
+def _key(words: np.ndarray) -> np.ndarray:
+    keys = words[:, 0]
+    for last in words.T[1:]:
+        keys = _longer(keys, last)
+    return keys
+
+
+def _find(counts: Counts, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where n-grams are in the counts, and whether they are."""
+    places = np.minimum(np.searchsorted(counts.keys, keys), len(counts.keys) - 1)
+    return places, counts.keys[places] == keys
