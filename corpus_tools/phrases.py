@@ -12,9 +12,10 @@ Words are in lower case, those of Chinese rjieba's. A word with anything but let
 and the end of a text are borders that no n-gram crosses, and so is the end of a sentence. No phrase begins or ends with
 a function word, yet n-grams that do are counted: they are parts of phrases.
 
-Memory, whatever the size of the corpus: a sketch has 64 MiB and the levels 16; counts hold at most `most` n-grams, 27
-bytes each and some 150 more for a single word. The work takes some 100 MiB besides: a batch of a million characters (or
-the longest text, if it is longer), a cache of words, and twice the n-grams of the counts while they are put in order.
+Memory, whatever the size of the corpus: a sketch has 64 MiB and the levels 16; counts hold at most `most` n-grams, 34
+bytes each and some 250 more for a single word. Besides, the work holds a batch of half a million characters (or the
+longest text, if it is longer) with its n-grams, and a cache of some 300,000 words, 250 MiB in all; `count` also the
+n-grams of the counts twice while they are put in order, 650 MiB in all where there are MOST.
 
 An n-gram is known by 64 bits that are the same in every process. The sketch overstates an n-gram by those that share
 its counters, the more the larger the corpus is: where many do, only the more frequent n-grams are counted. A counter
@@ -23,7 +24,7 @@ has 32 bits, enough for 4 thousand million occurrences of one n-gram.
 
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 from unicodedata import normalize
@@ -41,21 +42,28 @@ ROWS, BITS = 2, 23
 """Every n-gram has a counter in each of the rows, which have 2 ** BITS; the lower one is nearer to the truth."""
 MOST = 1 << 21
 MIN_COUNT = 11
-BATCH = 1 << 20
+LEAST = (0.4, 0.45, 0.5, 0.55)
+"""Information that a phrase of two, three, … words has at least."""
+MOST_FOLLOWED = 0.8
+BATCH = 1 << 19
 """Characters that are counted at a time."""
+MOST_WAITING = 256
+"""Batches whose counts are added up together."""
 MOST_CACHED = 1 << 25
 """Characters, at 100 for each word, of a cache that is begun anew when it has more."""
 LEVELS = 255
 
-PARTICLES = frozenset(
-    "的 了 着 过 地 得 之 所 者 是 在 和 与 及 或 而 且 但 并 也 都 就 则 又 还 再 才 却 只 不 没 没有 有 无 为 被 把 将 "
-    "让 使 令 以 于 从 自 到 至 向 往 对 对于 关于 由 由于 因 因为 因此 因而 所以 如 如果 若 虽 虽然 但是 然而 不过 而且 "
-    "并且 以及 及其 其 其中 其他 其它 此 此外 此后 这 这个 这些 这种 那 那个 那些 该 各 每 某 本 我 你 他 她 它 我们 你们 他们 "
-    "她们 它们 自己 什么 谁 哪 一 一个 一些 一种 个 种 次 些 等 等等 吗 呢 吧 啊 呀 嘛 很 更 最 太 非常 十分 已 已经 曾 曾经 "
-    "正 正在 会 能 可 可以 可能 要 应 应该 需 需要 必须 用 按 按照 根据 通过 经 经过 随 随着 当 当时 时 后 前 中 上 下 里 内 "
-    "外 间 之后 之前 之间 之一 以后 以前 以来 以上 以下 同时 后来 于是 即 便 比 像 同 跟 给 来 去 说 做 作 成 成为 称 称为 "
-    "叫 叫做 名 位 年 月 日".split()
-)
+_PARTICLES = """
+的 了 着 过 地 得 之 所 者 是 在 和 与 及 或 而 且 但 并 也 都 就 则 又 还 再 才 却 只 不 没 没有 有 无 为 被 把 将
+让 使 令 以 于 从 自 到 至 向 往 对 对于 关于 由 由于 因 因为 因此 因而 所以 如 如果 若 虽 虽然 但是 然而 不过 而且
+并且 以及 及其 其 其中 其他 其它 此 此外 此后 这 这个 这些 这种 那 那个 那些 该 各 每 某 本 我 你 他 她 它 我们
+你们 他们 她们 它们 自己 什么 谁 哪 一 一个 一些 一种 个 种 次 些 等 等等 吗 呢 吧 啊 呀 嘛 很 更 最 太 非常 十分
+已 已经 曾 曾经 正 正在 会 能 可 可以 可能 要 应 应该 需 需要 必须 用 按 按照 根据 通过 经 经过 随 随着 当 当时 时
+后 前 中 上 下 里 内 外 间 之后 之前 之间 之一 以后 以前 以来 以上 以下 同时 后来 于是 即 便 比 像 同 跟 给 来 去
+说 做 作 成 成为 称 称为 叫 叫做 名 位 年 月 日 亦 仍 均 约 皆 共 位于 包括 期间 目前 除了 由此 这样 那样 第 多 较
+主要 开始 进行 认为 表示 指出 获得 受到 达到 一位 一名 两 两个 三个 另 另一 另外 任 至今 方可 分别 大致 方面 人
+"""
+PARTICLES = frozenset(_PARTICLES.split())
 """Chinese words that no phrase begins or ends with: particles, pronouns, prepositions, connectives, measure words."""
 
 _ENGLISH = re.compile(r"[^\W_]+|\S")
@@ -108,7 +116,7 @@ def sketch(texts: Iterable[str], language: str) -> np.ndarray:
 
 
 def survivors(counters: np.ndarray, most: int = MOST, min_count: int = MIN_COUNT) -> np.ndarray:
-    """uint8, of the shape of the sketch: 0 for counters that are too low, else 1 to LEVELS, of equal numbers of counters.
+    """uint8, of the shape of the sketch: 0 for counters that are too low, else 1 to LEVELS, equally many of each.
 
     Too low is less than `min_count`, and what more than `most` counters of a row reach (fewer than it has).
     """
@@ -131,12 +139,13 @@ def count(texts: Iterable[str], levels: np.ndarray, language: str, most: int = M
         keys = grams.keys
         reached = np.minimum(*(row[places] for row, places in zip(levels, _places(keys), strict=True)))
         kept = np.flatnonzero(reached > found.floor)
-        columns = [column[kept] for column in (*grams, reached)]
-        once = np.ones(len(kept), np.int64)
-        texts_of = {key: words[key] for key in np.unique(columns[0][columns[3] == 1]).tolist()}
-        total = np.count_nonzero(numbers)
-        waiting.append(_ordered(columns[0], once, *columns[1:], texts_of, found.floor, total, most=most))
-        if sum(len(part.keys) for part in waiting) > max(len(found.keys), BATCH):
+        keys, prefixes, lasts, lengths, reached = (column[kept] for column in (*grams, reached))
+        singles = {key: words[key] for key in np.unique(keys[lengths == 1]).tolist()}
+        total = int(np.count_nonzero(numbers))
+        once = np.ones(len(keys), np.int64)
+        part = Counts(keys, once, prefixes, lasts, lengths, reached, singles, found.floor, total)
+        waiting.append(_ordered(part, most))
+        if len(waiting) == MOST_WAITING or sum(len(part.keys) for part in waiting) > most // 2:
             found, waiting = merged([found, *waiting], most), []
     return merged([found, *waiting], most)
 
@@ -144,10 +153,11 @@ def count(texts: Iterable[str], levels: np.ndarray, language: str, most: int = M
 def merged(parts: Iterable[Counts], most: int = MOST) -> Counts:
     """The counts of all that the parts are counts of."""
     parts = list(parts) or [_nothing()]
-    columns = [np.concatenate(column) for column in zip(*(part[:6] for part in parts), strict=True)]
+    columns = (np.concatenate(column) for column in zip(*(part[:6] for part in parts), strict=True))
+    keys, counts, prefixes, lasts, lengths, levels = columns
     words = dict(chain.from_iterable(part.words.items() for part in parts))
     floor, total = max(part.floor for part in parts), sum(part.total for part in parts)
-    return _ordered(*columns, words, floor, total, most=most)
+    return _ordered(Counts(keys, counts, prefixes, lasts, lengths, levels, words, floor, total), most)
 
 
 def _nothing() -> Counts:
@@ -155,21 +165,23 @@ def _nothing() -> Counts:
     return Counts(keys, np.zeros(0, np.int64), keys, keys, small, small, {}, 0, 0)
 
 
-def _ordered(keys, counts, prefixes, lasts, lengths, levels, words, floor, total, *, most) -> Counts:
+def _ordered(found: Counts, most: int) -> Counts:
     """Every n-gram once, in order, and not too many: whole levels go, so that the order of adding changes nothing."""
-    order = np.argsort(keys)
-    keys = keys[order]
+    order = np.argsort(found.keys)
+    keys = found.keys[order]
     first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
-    counts = np.add.reduceat(counts[order], first) if len(first) else counts
+    counts = np.add.reduceat(found.counts[order], first) if len(first) else found.counts
     order = order[first]
-    levels = levels[order]
-    above = np.cumsum(np.bincount(levels, minlength=256)[::-1])[::-1]  # n-grams of a level or a higher one
-    floor = max(floor, int(np.argmax(np.append(above[1:], 0) <= most)))
+    levels = found.levels[order]
+    above = np.cumsum(np.bincount(levels, minlength=LEVELS + 1)[::-1])[::-1]  # n-grams of a level or a higher one
+    floor = max(found.floor, int(np.argmax(np.append(above[1:], 0) <= most)))
     kept = levels > floor
     order = order[kept]
-    keys, lengths = keys[first[kept]], lengths[order]
-    words = {key: words[key] for key in keys[lengths == 1].tolist()}
-    return Counts(keys, counts[kept], prefixes[order], lasts[order], lengths, levels[kept], words, floor, total)
+    keys, lengths = found.keys[order], found.lengths[order]
+    words = {key: found.words[key] for key in keys[lengths == 1].tolist()}
+    return Counts(
+        keys, counts[kept], found.prefixes[order], found.lasts[order], lengths, levels[kept], words, floor, found.total
+    )
 
 
 class _Pieces(dict[str, int]):
@@ -180,15 +192,15 @@ class _Pieces(dict[str, int]):
         self.function_words = function_words
         self.numbers = array("Q")
         self.bounds = array("q", [0])
-        self.keys = {"": 0}
+        self.known = {"": 0}
         self.words: dict[int, str] = {}
         self.room = 0
 
     def __missing__(self, piece: str) -> int:
         for word in self.split(piece):
-            key = self.keys.get(word)
+            key = self.known.get(word)
             if key is None:
-                self.keys[word] = key = hashed(word) & ~1 | (word not in self.function_words)
+                self.known[word] = key = hashed(word) & ~1 | (word not in self.function_words)
                 self.words[key] = word
             self.numbers.append(key)
         self.bounds.append(len(self.numbers))
@@ -252,7 +264,8 @@ def _grams(numbers: np.ndarray) -> _Grams:
         keys = _longer(prefixes, lasts)
         found.append((keys, prefixes, lasts))
     lengths = np.repeat(np.arange(1, LONGEST + 1, dtype=np.uint8), [len(keys) for keys, _, _ in found])
-    return _Grams(*map(np.concatenate, zip(*found, strict=True)), lengths)
+    keys, prefixes, lasts = (np.concatenate(column) for column in zip(*found, strict=True))
+    return _Grams(keys, prefixes, lasts, lengths)
 
 
 def _longer(keys: np.ndarray, lasts: np.ndarray) -> np.ndarray:
@@ -266,42 +279,79 @@ def _places(keys: np.ndarray) -> Iterator[np.ndarray]:
         yield (keys * odd >> np.uint64(64 - BITS)).astype(np.int64)
 
 
-class _Candidates(NamedTuple):
-    """n-grams of one length that begin and end with a content word."""
+def choose(
+    counts: Counts,
+    language: str,
+    min_count: int = MIN_COUNT,
+    least: Sequence[float] = LEAST,
+    most_followed: float = MOST_FOLLOWED,
+) -> tuple[str, ...]:
+    """The phrases, sorted; English words are joined by a space.
 
-    words: np.ndarray
-    """uint64 (candidates, length)"""
-    counts: np.ndarray
-    """int64 (candidates,)"""
-    information: np.ndarray
-    """float64 (candidates,): the least pointwise mutual information of any segmentation, in nats."""
+    An n-gram is one if it occurs `min_count` times, its information is at least `least[n - 2]`, and it is not the
+    beginning or end of something longer: its last word, or last two, … have the same word behind them in at most the
+    share `most_followed` of all places, and its first words the same word before them.
+
+    Its information is the pointwise mutual information with that segmentation into parts which explains it best, as a
+    share of what there can be: 1 if its words occur together only, 0 if chance brings them together.
+    """
+    if not len(counts.keys):
+        return ()
+    followed, preceded = _followed(counts)
+    found = set()
+    for length in range(2, LONGEST + 1):
+        rows, words = _decoded(counts, length, min_count)
+        content = (words[:, 0] & words[:, -1] & _CONTENT) > 0
+        rows, words = rows[content], words[content]
+        information, there = _information(counts, rows, words)
+        kept = there & (information >= least[length - 2])
+        for size in range(1, min(length + 1, LONGEST)):
+            kept &= preceded[_find(counts, _key(words[:, :size]))[0]] <= most_followed
+            kept &= followed[_find(counts, _key(words[:, length - size :]))[0]] <= most_followed
+        for row in words[kept].tolist():
+            found.add(("" if language == "zh" else " ").join(counts.words[key] for key in row))
+    return tuple(sorted(found))
 
 
-def _candidates(counts: Counts, length: int, min_count: int) -> _Candidates:
-    rows = np.flatnonzero((counts.lengths == length) & (counts.counts >= min_count) & (counts.lasts & _CONTENT > 0))
+def _decoded(counts: Counts, length: int, min_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the n-grams of a length are in the counts, and their words: uint64 (n-grams, length)."""
+    rows = np.flatnonzero((counts.lengths == length) & (counts.counts >= min_count))
     words = np.zeros((len(rows), length), np.uint64)
     whole, there = rows, np.ones(len(rows), bool)
-    for place in range(length - 1, -1, -1):
+    for place in range(length - 1, 0, -1):
         words[:, place] = counts.lasts[whole]
-        if place:
-            whole, found = _find(counts, counts.prefixes[whole])
-            there &= found
-    there &= words[:, 0] & _CONTENT > 0
-    rows, words = rows[there], words[there]
+        there &= _find(counts, words[:, place])[1]
+        whole, found = _find(counts, counts.prefixes[whole])
+        there &= found
+    words[:, 0] = counts.keys[whole]
+    return rows[there], words[there]
 
-    logs = np.log(np.maximum(counts.counts, 1) / max(counts.total, 1))
-    likeliest = [np.zeros(len(rows))]  # of the first words, as parts that are independent
+
+def _information(counts: Counts, rows: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `choose` says, and whether all parts are in the counts: those of an n-gram that is frequent enough are."""
+    logs = np.log(counts.counts / counts.total)
     there = np.ones(len(rows), bool)
-    for stop in range(1, length + 1):
+    likeliest = [np.zeros(len(rows))]  # the first words, as parts that are independent
+    for stop in range(1, words.shape[1] + 1):
         ways = []
         for start in range(stop):
-            if stop - start < length:
+            if stop - start < words.shape[1]:
                 part, found = _find(counts, _key(words[:, start:stop]))
                 there &= found
                 ways.append(likeliest[start] + logs[part])
         likeliest.append(np.max(ways, axis=0))
-    information = logs[rows] - likeliest[length]
-    return _Candidates(words[there], counts.counts[rows[there]], information[there])
+    return likeliest[-1] / logs[rows] - 1, there
+
+
+def _followed(counts: Counts) -> tuple[np.ndarray, np.ndarray]:
+    """(n-grams,) of the places of an n-gram, the share that the commonest word behind it has, and that before it."""
+    followed, preceded = np.zeros((2, len(counts.keys)))
+    for length in range(2, LONGEST + 1):
+        rows, words = _decoded(counts, length, 1)
+        for shares, parts in ((followed, words[:, :-1]), (preceded, words[:, 1:])):
+            part, there = _find(counts, _key(parts))
+            np.maximum.at(shares, part[there], counts.counts[rows[there]] / counts.counts[part[there]])
+    return followed, preceded
 
 
 def _key(words: np.ndarray) -> np.ndarray:
