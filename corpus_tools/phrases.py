@@ -14,7 +14,7 @@ a function word, yet n-grams that do are counted: they are parts of phrases.
 
 Memory, whatever the size of the corpus: a sketch has 64 MiB and the levels 16; counts hold at most `most` n-grams, 34
 bytes each and some 250 more for a single word. Besides, the work holds a batch of half a million characters (or the
-longest text, if it is longer) with its n-grams, and a cache of some 300,000 words, 250 MiB in all; `count` also the
+longest text, if it is longer) with its n-grams, and a cache of some 300,000 words, 330 MiB in all; `count` also the
 n-grams of the counts twice while they are put in order, 650 MiB in all where there are MOST.
 
 An n-gram is known by 64 bits that are the same in every process. The sketch overstates an n-gram by those that share
@@ -140,10 +140,9 @@ def count(texts: Iterable[str], levels: np.ndarray, language: str, most: int = M
         reached = np.minimum(*(row[places] for row, places in zip(levels, _places(keys), strict=True)))
         kept = np.flatnonzero(reached > found.floor)
         keys, prefixes, lasts, lengths, reached = (column[kept] for column in (*grams, reached))
-        singles = {key: words[key] for key in np.unique(keys[lengths == 1]).tolist()}
         total = int(np.count_nonzero(numbers))
         once = np.ones(len(keys), np.int64)
-        part = Counts(keys, once, prefixes, lasts, lengths, reached, singles, found.floor, total)
+        part = Counts(keys, once, prefixes, lasts, lengths, reached, words, found.floor, total)
         waiting.append(_ordered(part, most))
         if len(waiting) == MOST_WAITING or sum(len(part.keys) for part in waiting) > most // 2:
             found, waiting = merged([found, *waiting], most), []
