@@ -31,7 +31,8 @@ BUCKETS = 1 << 22
 MOST = 1_000_000
 """Buckets that survive, over all lengths."""
 LEAST_COUNT = 10
-LEAST_WORTH = 0.4
+LEAST_WORTH = {2: 0.4, 3: 0.45, 4: 0.5, 5: 0.55}
+"""By the number of words: longer runs of boilerplate seem worth more than they are."""
 PART = 0.8
 """A run of which such a share stands in one longer phrase is a part of that phrase: `york times`."""
 MOST_PHRASES = 800_000
@@ -155,7 +156,7 @@ def choose(counts: Mapping[str, int], language: str) -> tuple[str, ...]:
         words = run.split(JOINT)
         if len(words) > 1 and times >= LEAST_COUNT and edges_fit(words, language):
             value = worth_of(words, times, counts, counts[""])
-            if value >= LEAST_WORTH:
+            if value >= LEAST_WORTH[len(words)]:
                 worth[run] = value
     for run in sorted(worth, key=len, reverse=True):
         words = run.split(JOINT)
