@@ -42,13 +42,23 @@ def build(
 
 
 @corpus_app.command()
-def stats(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Count documents, tokens, instances and labels."""
-    from corpus_tools.stats import stats
+def stats(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
+) -> None:
+    """Count documents, tokens, instances and labels: what each task will see."""
+    import json
+
+    from corpus_tools.stats import collect, stats
     from pretrain.config import load_config
     from pretrain.report import make_console
 
-    make_console().print(stats(load_config(config, overrides or ()).corpus.folder()))
+    corpus = load_config(config, overrides or ()).corpus.folder()
+    if as_json:
+        typer.echo(json.dumps(collect(corpus), indent=1, ensure_ascii=False))
+    else:
+        make_console().print(stats(corpus))
 
 
 @corpus_app.command()
@@ -56,17 +66,25 @@ def show(
     config: ConfigPath,
     overrides: Overrides = None,
     task: Annotated[str | None, typer.Option(help="One task; default: all.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Instances of each task.")] = 3,
+    count: Annotated[int | None, typer.Option(min=1, help="Instances of each task; default: 3, in a page 200.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Another seed shows other instances.")] = 0,
+    html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write one self-contained page instead.")] = None,
 ) -> None:
-    """Print instances with their labels in words."""
+    """Show instances with their labels in words, here or as a page."""
+    from corpus_tools.page import SAMPLE, page
     from corpus_tools.show import show
     from pretrain.config import load_config, one_of
     from pretrain.report import make_console
 
     settings = load_config(config, overrides or ())
-    for name in settings.tasks if task is None else [one_of(task, settings.tasks, "task")]:
-        make_console().print(show(settings.corpus.folder(), name, count, seed))
+    corpus = settings.corpus.folder()
+    names = settings.tasks if task is None else [one_of(task, settings.tasks, "task")]
+    if html is not None:
+        html.write_text(page(corpus, names, count or SAMPLE, seed), "utf-8", newline="\n")
+        typer.echo(f"page: {html}")
+    else:
+        for name in names:
+            make_console().print(show(corpus, name, count or 3, seed))
 
 
 @app.command()
