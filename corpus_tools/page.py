@@ -1,7 +1,7 @@
 """A corpus as one HTML page: statistics, and a sample of the instances of every task, to be read offline.
 
-The page is `page.html` with the data put in as JSON. It asks for nothing outside itself, and its Content-Security-Policy
-forbids it to: whatever a document holds is text, never markup or script.
+The page is `page.html` with the data put in as JSON. It asks for nothing outside itself, and its
+Content-Security-Policy forbids it to; whatever a document holds is text, never markup or script.
 """
 
 import json

@@ -162,7 +162,9 @@ class Pictures:
         if self.spec.target is not None:
             targets = self.spec.target(assemble(segments, self.words)[0], rng, self.words, self.settings)
             ids = targets.ids
-            found = zip(targets.positions.tolist(), targets.labels.tolist(), ids[targets.positions].tolist(), strict=True)
+            found = zip(
+                targets.positions.tolist(), targets.labels.tolist(), ids[targets.positions].tolist(), strict=True
+            )
             marks = {place: Mark(label, shown) for place, label, shown in found}
         written = []
         start = 1  # after [CLS]
@@ -174,13 +176,13 @@ class Pictures:
         shown = self.sequence(ids)
         if self.spec.target is not None:
             return Picture(index, self.counted(marks, segments), "", tuple(self.lines(written)), (), shown)
-        lines, ordered, meaning = tuple(self.lines(written, label)), (), ""
+        lines, name = tuple(self.lines(written, label)), self.labels[label]
         if self.spec.name == sentence_reordering.SPEC.name:
             lines, ordered = reordered(lines, sentence_reordering.ORDERS[label])
             meaning = f"right order: {' '.join(line.note for line in ordered)}"
-        elif meanings := MEANINGS.get((self.spec.name, self.origin)):
-            meaning = meanings[label]
-        return Picture(index, self.labels[label], meaning, lines, ordered, shown)
+            return Picture(index, name, meaning, lines, ordered, shown)
+        meanings = MEANINGS.get((self.spec.name, self.origin))
+        return Picture(index, name, meanings[label] if meanings else "", lines, (), shown)
 
     def counted(self, marks: Mapping[int, Mark], segments: Sequence[Tokens]) -> str:
         """How much a token-level task predicts."""
@@ -319,7 +321,7 @@ def reordered(lines: Sequence[Line], order: Sequence[int]) -> tuple[tuple[Line, 
 
 
 def spaced(pieces: Sequence[str], quoted: bool) -> bool:
-    """Is there a space before the last of these words or marks? The corpus does not know; this is how one mostly writes.
+    """Is there a space before the last of these words? The corpus does not know; this is how one mostly writes.
 
     `quoted`: a straight quotation mark is open.
     """
@@ -408,4 +410,3 @@ def bracketed(span: Span) -> Text:
         elif kind in FATES:
             text = f"[{text}{FATES[kind]}{span.note if kind == 'replaced' else ''}]"
     return Text(text, style)
-

@@ -31,7 +31,7 @@ SHOWN_LABELS = 5
 BAR = 30
 """Columns of a bar that stands for all."""
 EIGHTHS = ("", *"▏▎▍▌▋▊▉")
-CAPTION = """tokens, their mean number in an instance, and classes are those of train;
+NOTE = """tokens, their mean number in an instance, and classes are those of train;
 majority: validation accuracy of guessing the most frequent class of train"""
 BYTES = np.arange(256)
 """Every annotation that a token may have."""
@@ -46,13 +46,15 @@ def collect(corpus: Path) -> dict[str, Any]:
     manifest = read_manifest(corpus)
     files = [corpus / split / shard["file"] for split in SPLITS for shard in manifest["shards"][split]]
     flags, tokens = counted(corpus, manifest)
-    documents = manifest["documents"]
+    counts = {name: manifest[name] for name in ("documents", *LABELLED) if name in manifest}
     return {
         "corpus": manifest["config"]["name"],
         "language": manifest["config"]["language"],
-        "documents": documents,
-        "refused": shares(documents["refused"], documents["in"]),
-        **{name: manifest[name] for name in LABELLED if name in manifest},
+        **counts,
+        "refused_share": {
+            name: {reason: ratio(refused, rows["in"]) for reason, refused in rows["refused"].items()}
+            for name, rows in counts.items()
+        },
         "tokens": manifest["tokens"],
         "bytes": {"text": manifest["bytes"], "shards": sum(file.stat().st_size for file in files)},
         "shards": len(files),
@@ -88,7 +90,7 @@ def text_statistics(flags: np.ndarray) -> dict[str, Any]:
 
     levels = {}
     for name, level in LEVELS.items():
-        here = (BYTES & LEVEL) == level
+        here = level == (BYTES & LEVEL)
         units = flags[here & ((BYTES & UNIT_START) > 0)].sum()
         levels[name] = {
             "share_of_tokens": ratio(flags[here].sum(), flags.sum()),
@@ -123,6 +125,7 @@ def task_statistics(task: str, manifest: dict, tokens: dict[str, np.ndarray]) ->
     majority = int(counts["train"].argmax())
     return {
         "family": spec.family.value,
+        "head": spec.head.value,
         "predicts": predicts(spec, manifest),
         "labels_from": row.get("labels_from"),
         "labels": row["labels"],
@@ -142,10 +145,6 @@ def ratio(part: float, whole: float) -> float | None:
     return round(float(part) / float(whole), 6) if whole else None
 
 
-def shares(counts: dict[str, int], whole: int) -> dict[str, float | None]:
-    return {name: ratio(count, whole) for name, count in counts.items()}
-
-
 def ranked(counts: Sequence[int]) -> list[int]:
     """The classes, the most frequent first."""
     return sorted(range(len(counts)), key=lambda label: -counts[label])
@@ -163,29 +162,30 @@ def stats(corpus: Path) -> RenderableType:
         *(account_rows(name, found[name]) for name in LABELLED if name in found),
     ]
     parts: list[RenderableType] = ["\n".join(lines)]
-    refused = [("documents", found["documents"]), *((f"rows of {name}", found[name]) for name in LABELLED if name in found)]
-    for what, counts in refused:
-        if counts["refused"]:
-            parts += ["", refused_table(what, counts)]
-    parts += ["", text_table(found), "", task_table(found["tasks"])]
+    for name, reasons in found["refused_share"].items():
+        if reasons:
+            parts += ["", refused_table(name, found[name]["refused"], reasons)]
+    parts += ["", text_table(found), "", task_table(found["tasks"]), Text(NOTE, "dim")]
     for task, row in found["tasks"].items():
         parts += ["", Text(f"{task}: ", "bold").append(row["predicts"], "not bold"), label_table(row)]
     return Group(*parts)
 
 
-def refused_table(what: str, counts: dict) -> Table:
+def refused_table(name: str, counts: dict[str, int], shares: dict[str, float]) -> Table:
     table = Table("refused for", box=None, pad_edge=False)
-    for name in (what, "share"):
-        table.add_column(name, justify="right")
-    for reason, count in sorted(counts["refused"].items(), key=lambda item: (-item[1], item[0])):
-        table.add_row(reason, f"{count:,}", percent(ratio(count, counts["in"])))
+    for head in (name if name == "documents" else f"rows of {name}", "share"):
+        table.add_column(head, justify="right")
+    for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        table.add_row(reason, f"{count:,}", percent(shares[reason]))
     return table
 
 
 def text_table(found: dict) -> Table:
     """One line for every kind of label that lies in the text."""
     text, discourse = found["text"], found["discourse"]
-    table = Table("train text", "", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("train text", no_wrap=True)
+    table.add_column(overflow="fold")
     if text["capitalised"] is not None:
         cased = f"{text['words_with_case']:,} words that have case"
         table.add_row("case", f"{percent(text['capitalised'])} of the {cased} are capitalised")
@@ -204,7 +204,7 @@ def text_table(found: dict) -> Table:
 
 
 def task_table(tasks: dict[str, dict]) -> Table:
-    table = Table(box=None, pad_edge=False, caption=CAPTION, caption_justify="left", caption_style="dim")
+    table = Table(box=None, pad_edge=False)
     for name in ("task", "train", "validation", "tokens", "length", "classes", "majority"):
         table.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
     for task, row in tasks.items():
@@ -251,9 +251,8 @@ def percent(share: float | None) -> str:
 
 
 def compact(number: int) -> str:
-    """Three digits or four: 528 k, 2.5 M."""
+    """528 k, 2.5 M."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            value = number / size
-            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+        if (value := number / size) >= 0.9995:
+            return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
     return f"{number}"
