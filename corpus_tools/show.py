@@ -147,10 +147,10 @@ class Pictures:
         self.instances = Instances(corpus, "train", task)
 
     def sample(self, count: int, seed: int) -> list[Picture]:
-        """`count` instances, or all where they are fewer, chosen and drawn with `seed`, in the order of the corpus."""
+        """`count` instances, or all where they are fewer, chosen and drawn with `seed`, in random order."""
         number = len(self.instances)
         chosen = np.random.default_rng(seed).choice(number, min(count, number), replace=False)
-        return [self.picture(index, seed) for index in sorted(chosen.tolist())]
+        return [self.picture(index, seed) for index in chosen.tolist()]
 
     def picture(self, index: int, seed: int) -> Picture:
         segments, label = self.instances[index]

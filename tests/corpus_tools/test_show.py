@@ -48,7 +48,9 @@ def test_the_label_is_that_of_the_instance(english_corpus):
     instances = Instances(english_corpus, "train", "sentence_distance")
     names = read_manifest(english_corpus)["tasks"]["sentence_distance"]["labels"]
     text = printed(english_corpus, "sentence_distance", count=len(instances))
-    assert labels_in(text) == [names[label] for _, label in instances]
+    numbers = [int(number) for number in re.findall(r"^#(\d+)  ", text, re.MULTILINE)]
+    assert sorted(numbers) == list(range(len(instances)))
+    assert labels_in(text) == [names[instances[number][1]] for number in numbers]
 
 
 @pytest.mark.parametrize(
