@@ -28,7 +28,7 @@ from corpus_tools.segmentation import words as segment_words
 LONGEST = 5
 """Words in a phrase."""
 BUCKETS = 1 << 22
-MOST = 1_000_000
+MOST = 400_000
 """Buckets that survive, over all lengths."""
 LEAST_COUNT = 10
 LEAST_WORTH = {2: 0.4, 3: 0.45, 4: 0.5, 5: 0.55}
@@ -38,7 +38,7 @@ PART = 0.8
 MOST_PHRASES = 800_000
 LONGEST_CHINESE = 12
 """Characters."""
-BATCH = 1 << 20
+BATCH = 1 << 18
 """Words that are counted at once."""
 JOINT = "\0"
 """Between the words of a run, and where no run goes on. No text holds it, and it is no white space."""
