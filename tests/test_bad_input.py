@@ -161,7 +161,7 @@ LIMIT = "20000"
 """Bytes that a file may have where a full disk is acted: a shard fits, weights do not."""
 ADOPT = "train mine.yaml corpus.name=adopted corpus.tokenizer=corpora/mine"
 COMMANDS = {
-    "1000 corpus build mine.yaml": "cannot write corpora/mine/tokenizer.json: [Errno 27]",
+    "1000 corpus build mine.yaml": "cannot write corpora/mine/building/sketch/000000.npy.zst: [Errno 27]",
     "0 corpus build mine.yaml": None,
     "0 train mine.yaml model.prior=small": "not those of a trained one. Set corpus.tokenizer=small.",
     f"0 {ADOPT} model.prior=small": "entries, the embedding of model.prior=small only 50. Build the corpus with",
