@@ -38,7 +38,7 @@ from corpus_tools.meter import meter
 from corpus_tools.readers import visible_files
 from corpus_tools.relations import Relations
 from corpus_tools.shards import FORMAT, SPLITS, aside, read_manifest, write_manifest
-from corpus_tools.slices import plan
+from corpus_tools.slices import plan, share_out
 from corpus_tools.steps import (
     BuildShard,
     Count,
@@ -53,6 +53,7 @@ from corpus_tools.steps import (
     plan_of,
     pools,
     read_array,
+    read_words,
     readings,
     sample_of,
     write_array,
@@ -67,8 +68,8 @@ Notify = Callable[[str], None]
 BUILDING = "building"
 LEAST_DOCUMENTS = 2
 """In each split: negatives come from another document."""
-MINED_AT_ONCE = 16_000_000
-"""Text, about, that one task mines for phrases: what it leaves behind is as large for little text as for much."""
+MOST_MINED, LEAST_MINED = 16_000_000, 10_000_000
+"""Text that one task mines for phrases, see `share_out`: it is in memory, and a sketch is as large of little text."""
 COMPARED_AT_ONCE = 1 << 24
 """Ids that are compared in memory: 128 MB."""
 
@@ -257,16 +258,16 @@ class Build:
         else:
             tokenizer = load_tokenizer(config.tokenizer)
         refuse_cased(specs, tokenizer, config)
-        phrases = self.mine() if "phrases" in sources_of(*knowledge_of(config)) else ()
+        phrases = self.mine() if "phrases" in sources_of(*knowledge_of(config)) else []
         for name, text in (("tokenizer.json", tokenizer.to_str()), ("phrases.txt", "\n".join(phrases))):
             with aside(self.corpus / name) as part:
                 part.write_text(text, "utf-8")
         write_json(self.folder / "learned.json", {"phrases": len(phrases)})
 
-    def mine(self) -> tuple[str, ...]:
+    def mine(self) -> list[str]:
         """The phrases of the sample, in two passes over it."""
         sample = sample_of(self.folder)
-        number = min(len(sample), -(-sum(chunk.bytes for chunk in sample) // MINED_AT_ONCE))
+        number = min(len(sample), share_out(sum(chunk.bytes for chunk in sample), MOST_MINED, LEAST_MINED))
         sizes = [sum(chunk.bytes for chunk in sample[rank::number]) for rank in range(number)]
 
         def origin(rank: int) -> str:
@@ -280,10 +281,8 @@ class Build:
             for path in sketches:
                 path.unlink()
         self.run("count", [Count(self.work)], sizes, origin)
-        counts: Counter[str] = Counter()
-        for note in self.notes("count", number):
-            counts.update(note)
-        return mining.choose(counts, self.work.config.language)
+        counted = sorted((self.folder / "count").glob("*.npz"))
+        return mining.choose(mining.union(read_words(path, mining.Runs) for path in counted), self.work.config.language)
 
     def compare(self) -> None:
         """Find the documents that are there twice."""

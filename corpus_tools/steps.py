@@ -41,6 +41,7 @@ from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Instance, Pool, TaskSpec, Tokens, Vocabulary
 
 Item = TypeVar("Item", Document, Query, Judged, Pair)
+Found = TypeVar("Found", mining.Numbered, mining.Runs)
 SAMPLE_BYTES = 200_000_000
 """Train text that the tokenizer and the phrases are learnt from."""
 LEAST_POOL = 0.25
@@ -122,8 +123,10 @@ class Sketch(PipelineStep):
 
     def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> Iterable:
         self.work.enter()
-        counts = mining.sketch(paragraphs(self.work.folder, rank, world_size), self.work.config.language)
-        write_array(self.work.folder / "sketch" / f"{rank:06}.npy.zst", counts)
+        folder = self.work.folder / "sketch"
+        text = mining.numbered(paragraphs(self.work.folder, rank, world_size), self.work.config.language)
+        write_array(folder / f"{rank:06}.npy.zst", mining.sketch(text))
+        write_words(folder / f"{rank:06}.npz", text)
         return ()
 
 
@@ -137,9 +140,10 @@ class Count(PipelineStep):
 
     def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> Iterable:
         self.work.enter()
-        surviving = read_array(self.work.folder / "survivors.npy.zst")
-        texts = paragraphs(self.work.folder, rank, world_size)
-        write_json(self.work.account("count", rank), mining.count(texts, surviving, self.work.config.language))
+        folder = self.work.folder
+        text = read_words(folder / "sketch" / f"{rank:06}.npz", mining.Numbered)
+        found = mining.count(text, read_array(folder / "survivors.npy.zst"))
+        write_words(folder / "count" / f"{rank:06}.npz", found)
         return ()
 
 
@@ -352,6 +356,18 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 def read_array(path: Path) -> np.ndarray:
     return np.load(BytesIO(zstandard.decompress(path.read_bytes(), 1 << 30)))
+
+
+def write_words(path: Path, found: mining.Numbered | mining.Runs) -> None:
+    arrays = found._asdict() | {"words": np.frombuffer("\n".join(found.words).encode(), np.uint8)}
+    with aside(path) as part, part.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def read_words(path: Path, kind: type[Found]) -> Found:
+    with np.load(path) as file:
+        arrays = dict(file)
+    return kind(arrays.pop("words").tobytes().decode().split("\n"), **arrays)
 
 
 def sample_of(build: Path) -> list[Chunk]:

@@ -3,22 +3,22 @@
 Two passes over the same texts, each in as many tasks as one likes; what tasks find is added up, so how texts are shared
 out changes nothing.
 
+    numbered    the words of a task's texts as numbers, for both passes
     sketch      counts every run of one to five words in one of BUCKETS buckets per length, up to 255: 21 MB
     survivors   the buckets that reach a count at which at most MOST of them are left: no rarer run can be a phrase
-    count       counts exactly the runs in these buckets
+    count       counts exactly the runs that lie, with all their parts, in these buckets
     choose      keeps those whose words belong together
 
 A run of n words is worth min over its splits in two of log p(run) / (p(left) p(right)): `of the united states` is no
 better than `of the` and `united states` together. Divided by -log p(run), 1 is reached by words that occur only
-together. Memory is bounded by BUCKETS and MOST, and by the distinct words of the texts, whose hashes are kept.
+together. Memory is bounded by BUCKETS, MOST and the texts of one task.
 """
 
-import math
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from itertools import chain, islice
+from itertools import chain, pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,16 +35,15 @@ LEAST_WORTH = {2: 0.4, 3: 0.45, 4: 0.5, 5: 0.55}
 """By the number of words: longer runs of boilerplate seem worth more than they are."""
 PART = 0.8
 """A run of which such a share stands in one longer phrase is a part of that phrase: `york times`."""
-MOST_PHRASES = 800_000
+AT_ONCE = 1 << 16
+"""Words, about, whose arrays fit a core's cache."""
 LONGEST_CHINESE = 12
 """Characters."""
-BATCH = 1 << 18
-"""Words that are counted at once."""
-JOINT = "\0"
-"""Between the words of a run, and where no run goes on. No text holds it, and it is no white space."""
+BREAK = "\0"
+"""Where no run goes on. No text holds it, and it is no white space."""
 
 PUNCTUATION = '!"#$%&()*+,./:;<=>?@[\\]^_`{|}~“”„‘«»‹›…–—−•·、。，；：？！（）《》〈〉【】「」『』〔〕　'
-BREAKS = str.maketrans(PUNCTUATION, JOINT * len(PUNCTUATION))
+_BREAKS = re.compile(f"[{re.escape(PUNCTUATION)}]")
 EDGELESS = FUNCTION_WORDS | {"'s", "s", "also", "including", "based", "called", "known", "became", "made", "used"}
 """English words that begin and end no phrase."""
 _PARTICLES = """
@@ -60,60 +59,88 @@ _WORD = re.compile(r"[^\W\d_]")
 _HANZI = re.compile("[\u3400-\u9fff]+")
 
 
-def word_lists(texts: Iterable[str], language: str) -> Iterator[list[str]]:
-    """The words of a text; whatever a run must not cross is JOINT."""
+class Numbered(NamedTuple):
+    """Texts, one after another."""
+
+    words: list[str]
+    hashes: np.ndarray
+    """Of the words, uint64."""
+    numbers: np.ndarray
+    """uint32: places in `words`; 0 is BREAK."""
+
+
+def numbered(texts: Iterable[str], language: str) -> Numbered:
+    numbers = Numbers(_HANZI if language == "zh" else None)
+    split = segment_words if language == "zh" else split_english
+    parts = [np.zeros(0, np.uint32)]
     for text in texts:
-        if language == "zh":
-            yield [word if _HANZI.fullmatch(word) else JOINT for word in segment_words(text)]
-        else:
-            yield text.lower().translate(BREAKS).replace(JOINT, f" {JOINT} ").split()
+        words = split(text)
+        parts.append(np.fromiter(chain(map(numbers.__getitem__, words), (0,)), np.uint32, len(words) + 1))
+    return Numbered(numbers.words, hashes(numbers.words), np.concatenate(parts))
 
 
-class Hashes(dict[str, int]):
-    """64 bits of every word, the same in every process; 0 for what no run holds."""
+def split_english(text: str) -> list[str]:
+    return _BREAKS.sub(f" {BREAK} ", text.lower()).split()
+
+
+class Numbers(dict[str, int]):
+    def __init__(self, form: re.Pattern[str] | None):
+        """What is not of this form is no word."""
+        super().__init__({BREAK: 0})
+        self.words = [BREAK]
+        self.form = form
 
     def __missing__(self, word: str) -> int:
-        digest = blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        value = 0 if word == JOINT else int.from_bytes(digest, "little") | 1
-        self[word] = value
-        return value
+        if self.form is not None and not self.form.fullmatch(word):
+            self[word] = 0
+            return 0
+        self[word] = number = len(self.words)
+        self.words.append(word)
+        return number
 
 
-def runs(texts: Iterable[str], language: str) -> Iterator[tuple[list[str], int, np.ndarray, np.ndarray]]:
-    """(words, n, places, hashes) of all runs of n words, for n = 1 to LONGEST, batch after batch."""
-    hashes = Hashes()
-    breaks = [JOINT]
-    every = chain.from_iterable(chain(words, breaks) for words in word_lists(texts, language))
-    while words := list(islice(every, BATCH)):
-        # a batch ends with a text, as near as possible: how texts meet in batches must not matter
-        while words[-1] != JOINT:
-            words.append(next(every))
-        of_word = np.fromiter(map(hashes.__getitem__, words), np.uint64, len(words))
-        value, whole = of_word, of_word > 0
-        for n in range(1, LONGEST + 1):
-            if n > 1:
-                whole = whole[:-1] & (of_word[n - 1 :] > 0)
-                value = mix(value[:-1] * np.uint64(0x9E3779B97F4A7C15) + of_word[n - 1 :])
-            places = np.flatnonzero(whole)
-            yield words, n, places, value[places]
+def hashes(words: Iterable[str]) -> np.ndarray:
+    """64 bits of every word, the same in every process."""
+    digests = b"".join(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest() for word in words)
+    return np.frombuffer(digests, "<u8")
 
 
-def mix(value: np.ndarray) -> np.ndarray:
+def joined(run: np.ndarray, word: np.ndarray) -> np.ndarray:
+    """The hash of a run and the word behind it."""
+    value = run * np.uint64(0x9E3779B97F4A7C15) + word
     value = (value ^ value >> np.uint64(32)) * np.uint64(0xD6E8FEB86659FD93)
     return value ^ value >> np.uint64(32)
 
 
 def bucket(value: np.ndarray) -> np.ndarray:
-    return (value % np.uint64(BUCKETS)).astype(np.int64)
+    return (value & np.uint64(BUCKETS - 1)).view(np.int64)
 
 
-def sketch(texts: Iterable[str], language: str) -> np.ndarray:
+def runs(text: Numbered, surviving: np.ndarray | None = None) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(n, first words, hashes) of all runs of n words, n = 1 to LONGEST, that survive with all their parts."""
+    breaks = np.flatnonzero(text.numbers == 0)
+    ends = breaks[np.flatnonzero(np.diff(breaks // AT_ONCE, append=-1))] + 1
+    for begin, end in pairwise([0, *ends.tolist()]):
+        word = text.hashes[text.numbers[begin:end]]
+        places = np.flatnonzero(text.numbers[begin:end])
+        value = word[places]
+        for n in range(1, LONGEST + 1):
+            if n > 1:
+                goes_on = np.diff(places) == 1
+                places = places[:-1][goes_on]
+                value = joined(value[:-1][goes_on], word[places + n - 1])
+            if surviving is not None:
+                kept = surviving[n - 1, bucket(value)]
+                places, value = places[kept], value[kept]
+            yield n, places + begin, value
+
+
+def sketch(text: Numbered) -> np.ndarray:
     """How many runs of every length fell into every bucket, at most 255: uint8 of shape (LONGEST, BUCKETS)."""
-    counts = np.zeros((LONGEST, BUCKETS), np.uint8)
-    for _, n, _, value in runs(texts, language):
-        found = np.bincount(bucket(value), minlength=BUCKETS)
-        np.minimum(found + counts[n - 1], 255, out=counts[n - 1], casting="unsafe")
-    return counts
+    counts = np.zeros((LONGEST, BUCKETS), np.uint32)
+    for n, _, value in runs(text):
+        np.add.at(counts[n - 1], bucket(value), np.uint32(1))
+    return np.minimum(counts, 255, out=counts).astype(np.uint8)
 
 
 def add(one: np.ndarray, two: np.ndarray) -> np.ndarray:
@@ -123,57 +150,110 @@ def add(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 def survivors(counts: np.ndarray, most: int = MOST) -> np.ndarray:
     """The buckets worth counting: bool of the same shape."""
-    reached = np.cumsum(np.bincount(counts.ravel(), minlength=256)[::-1])[::-1]
+    buckets = np.sum([np.bincount(row, minlength=256) for row in counts], axis=0)
+    reached = np.cumsum(buckets[::-1])[::-1]
     least = max(LEAST_COUNT, int(np.argmax(reached <= most)) if reached[255] <= most else 255)
     return counts >= least
 
 
-def count(texts: Iterable[str], surviving: np.ndarray, language: str) -> Counter[str]:
-    """How often every run in these buckets occurs, its words joined by JOINT; the number of all words under `""`."""
-    totals: Counter[str] = Counter()
-    names: dict[int, str] = {}
-    for words, n, places, value in runs(texts, language):
-        if n == 1:
-            totals[""] += len(places)
-        kept = surviving[n - 1, bucket(value)]
-        value, places = value[kept], places[kept]
-        found, counts = np.unique(value, return_counts=True)
-        numbers = found.tolist()
-        unnamed = np.array([number for number in numbers if number not in names], np.uint64)
-        fresh = np.flatnonzero(np.isin(value, unnamed))
-        new, first = np.unique(value[fresh], return_index=True)
-        for number, place in zip(new.tolist(), places[fresh[first]].tolist(), strict=True):
-            names[number] = JOINT.join(words[place : place + n])
-        for number, times in zip(numbers, counts.tolist(), strict=True):
-            totals[names[number]] += times
-    return totals
+class Runs(NamedTuple):
+    """How often runs occur."""
+
+    words: list[str]
+    rows: np.ndarray
+    """uint32 of shape (runs, LONGEST): places in `words`, 0 behind the last."""
+    counts: np.ndarray
+    total: int
+    """All words of the texts."""
 
 
-def choose(counts: Mapping[str, int], language: str) -> tuple[str, ...]:
+def count(text: Numbered, surviving: np.ndarray) -> Runs:
+    """How often every run occurs that lies, with all its parts, in these buckets."""
+    found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(LONGEST)]
+    for n, places, value in runs(text, surviving):
+        found[n - 1].append((places, value))
+    rows, counts = [], []
+    for n, pieces in enumerate(found, start=1):
+        places = np.concatenate([np.zeros(0, np.int64), *(places for places, _ in pieces)])
+        value = np.concatenate([np.zeros(0, np.uint64), *(value for _, value in pieces)])
+        order, firsts = grouped(value)
+        row = np.zeros((len(firsts), LONGEST), np.uint32)
+        row[:, :n] = text.numbers[places[order[firsts]][:, None] + np.arange(n)]
+        rows.append(row)
+        counts.append(np.diff(firsts, append=len(order)))
+    every = np.concatenate(rows)
+    used = np.union1d(0, every)
+    place = np.zeros(len(text.words), np.uint32)
+    place[used] = np.arange(len(used))
+    total = int(np.count_nonzero(text.numbers))
+    return Runs([text.words[number] for number in used], place[every], np.concatenate(counts), total)
+
+
+def grouped(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An order in which equal values stand together, and where each group begins."""
+    order = np.argsort(value)
+    return order, np.flatnonzero(np.diff(value[order], prepend=~value[order[:1]]))
+
+
+def whole(word: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The hash of every row, from those of the words."""
+    value = word[rows[:, 0]]
+    for column in rows.T[1:]:
+        value = np.where(column > 0, joined(value, word[column]), value)
+    return value
+
+
+def union(several: Iterable[Runs]) -> Runs:
+    """How often runs occur in all texts."""
+    numbers = Numbers(None)
+    every = []
+    for found in several:
+        place = np.fromiter(map(numbers.__getitem__, found.words), np.uint32, len(found.words))
+        every.append(found._replace(rows=place[found.rows]))
+    rows = np.concatenate([found.rows for found in every])
+    counts = np.concatenate([found.counts for found in every])
+    order, firsts = grouped(whole(hashes(numbers.words), rows))
+    total = sum(found.total for found in every)
+    return Runs(numbers.words, rows[order[firsts]], np.add.reduceat(counts[order], firsts), total)
+
+
+def choose(found: Runs, language: str) -> list[str]:
     """The phrases, sorted: English words are joined by a space, Chinese ones by nothing."""
-    worth: dict[str, float] = {}
-    for run, times in counts.items():
-        words = run.split(JOINT)
-        if len(words) > 1 and times >= LEAST_COUNT and edges_fit(words, language):
-            value = worth_of(words, times, counts, counts[""])
-            if value >= LEAST_WORTH[len(words)]:
-                worth[run] = value
-    for run in sorted(worth, key=len, reverse=True):
-        words = run.split(JOINT)
-        for part in (JOINT.join(words[1:]), JOINT.join(words[:-1])):
-            if run in worth and counts.get(part, 0) * PART <= counts[run]:
-                worth.pop(part, None)
-    best = sorted(worth, key=lambda run: (-worth[run], run))[:MOST_PHRASES]
-    return tuple(sorted(run.replace(JOINT, "" if language == "zh" else " ") for run in best))
+    words, rows, counts, total = found
+    word = hashes(words)
+    lengths = np.count_nonzero(rows, axis=1)
+    value = whole(word, rows)
+    order = np.argsort(value)
+    known = value[order]
+
+    def places(parts: np.ndarray) -> np.ndarray:
+        """Of other runs, all of which are known."""
+        return order[np.searchsorted(known, whole(word, parts))]
+
+    chosen = (counts >= LEAST_COUNT) & (lengths > 1) & edges_fit(words, rows, lengths, language)
+    for n in range(2, LONGEST + 1):
+        those = np.flatnonzero(chosen & (lengths == n))
+        splits = [counts[places(rows[those, :at])] * counts[places(rows[those, at:n])] for at in range(1, n)]
+        chosen[those] = worth(counts[those], np.max(splits, axis=0), total) >= LEAST_WORTH[n]
+    for n in range(LONGEST, 2, -1):
+        those = np.flatnonzero(chosen & (lengths == n))
+        for part in (places(rows[those, 1:n]), places(rows[those, : n - 1])):
+            chosen[part[counts[part] * PART <= counts[those]]] = False
+    space = "" if language == "zh" else " "
+    return sorted(space.join(words[number] for number in row if number) for row in rows[chosen].tolist())
 
 
-def edges_fit(words: list[str], language: str) -> bool:
+def worth(times: np.ndarray, parts: np.ndarray, total: int) -> np.ndarray:
+    """`parts`: the counts of left and right, multiplied."""
+    return np.log(times * total / parts) / np.log(total / times)
+
+
+def edges_fit(words: list[str], rows: np.ndarray, lengths: np.ndarray, language: str) -> np.ndarray:
     if language == "zh":
-        return not (words[0] in PARTICLES or words[-1] in PARTICLES) and sum(map(len, words)) <= LONGEST_CHINESE
-    return all(len(word) > 1 and word not in EDGELESS and _WORD.match(word) for word in (words[0], words[-1]))
-
-
-def worth_of(words: list[str], times: int, counts: Mapping[str, int], every: int) -> float:
-    parts = ((JOINT.join(words[:at]), JOINT.join(words[at:])) for at in range(1, len(words)))
-    least = min(math.log(times * every / (counts.get(a, times) * counts.get(b, times))) for a, b in parts)
-    return least / math.log(every / times) if every > times else 0.0
+        fits = np.array([word not in PARTICLES for word in words])
+        characters = np.array([0, *map(len, words[1:])])
+        rest = characters[rows].sum(1) <= LONGEST_CHINESE
+    else:
+        fits = np.array([len(word) > 1 and word not in EDGELESS and _WORD.match(word) is not None for word in words])
+        rest = np.ones(len(rows), bool)
+    return fits[rows[:, 0]] & fits[rows[np.arange(len(rows)), lengths - 1]] & rest

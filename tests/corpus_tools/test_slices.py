@@ -8,15 +8,16 @@ import zstandard
 
 from corpus_tools import readers, slices
 from corpus_tools.document import Document, Refused
-from corpus_tools.readers import Share, read
-from corpus_tools.slices import find_slices, plan
+from corpus_tools.readers import WHOLE, Share, read
+from corpus_tools.slices import find_slices, plan, share_out
 
 MB = 1_000_000
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(slices, "TASK_BYTES", 10_000)
+    monkeypatch.setattr(slices, "MOST_READ", 10_000)
+    monkeypatch.setattr(slices, "LEAST_READ", 5_000)
     monkeypatch.setattr(readers, "BLOCK", 500)
 
 
@@ -58,7 +59,13 @@ def test_large_files_are_shared_out_and_small_ones_read_together(tmp_path):
     assert len(tasks) > 8 and max(sizes) < 2 * sum(sizes) / len(sizes)
     assert sum(slice.source == f"{large}" for task in tasks for slice in task) == round(large.stat().st_size / 10_000)
     assert max(len(task) for task in tasks) > 5
-    assert [slice for task in tasks for slice in task] == list(find_slices([f"{tmp_path}"]))
+    whole = [slice._replace(share=WHOLE) for task in tasks for slice in task]
+    assert list(dict.fromkeys(whole)) == list(find_slices([f"{tmp_path}"]))
+
+
+def test_little_text_keeps_eight_workers_busy_but_is_not_cut_finely():
+    sizes = [share_out(size, 100, 10) for size in (0, 14, 40, 80, 400, 900, 10_000)]
+    assert sizes == [1, 1, 4, 8, 8, 9, 100]
 
 
 def test_every_document_of_all_tasks_is_read_once(tmp_path):
