@@ -1,6 +1,6 @@
 """How fast documents become shards, beside what the tokenizer alone takes for the same text in the same run.
 
-    python bench/corpus.py [--english FILES] [--chinese FILES] [--mb 40] [--rounds 3]
+    python bench/corpus.py [--english FILES] [--chinese FILES] [--mb 80] [--rounds 3]
 
 Without files it takes the demo corpora, repeated under other ids. Build: all tasks of the language, one process on one
 core, from files on disk to the manifest, with a tokenizer that is given. Peer: `tokenizers` alone on the same
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--english", default="demo:en", help="documents: a file, folder or glob")
     parser.add_argument("--chinese", default="demo:zh", help="documents: a file, folder or glob")
-    parser.add_argument("--mb", type=float, default=40, help="text of each language")
+    parser.add_argument("--mb", type=float, default=80, help="text of each language")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     result: dict[str, float] = {}

@@ -139,7 +139,7 @@ def build_corpus(
         build.learn(specs)
         build.compare()
         build.build()
-        return build.finish(specs)
+    return build.finish(specs)
 
 
 def begin(work: Work) -> None:

@@ -50,7 +50,7 @@ class Processes:
 
     def __exit__(self, *_: object) -> None:
         if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
+            self.pool.shutdown(wait=False, cancel_futures=True)  # they end while the manifest is written
 
     def submit(self, function: Callable[[int], int], rank: int) -> Future[int]:
         if self.pool is None:

@@ -23,7 +23,7 @@ from pretrain.schedule import SCHEDULES, Stage
 
 FREE = {
     "log.every", "log.wandb", "log.project", "train.checkpoint_every", "train.micro_batch_size", "evaluate.instances",
-    "corpus.executor",
+    "corpus.executor", "corpus.slurm",
 }  # fmt: skip
 """Settings that decide nothing of what is learnt: they may change in the middle of a run."""
 
@@ -78,9 +78,9 @@ def refuse_changes(config: Config) -> None:
     path = folder / "config.yaml"
     if not path.exists() or not any(folder.glob("stage*")):
         return
-    before, now = flatten(yaml.safe_load(path.read_text())), flatten(resolved(config))
+    before, now = settings(yaml.safe_load(path.read_text())), settings(resolved(config))
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and key not in FREE and not key.startswith("corpus.slurm."):
+        if before.get(key) != now.get(key) and key not in FREE:
             raise ValueError(
                 f"{key} was {before.get(key)!r} when {folder} was trained and is {now.get(key)!r} now. "
                 f"Set it back, give the run another name=, or delete {folder} to start over."
@@ -95,10 +95,13 @@ def claim_folder(config: Config) -> None:
         part.write_text(dump_config(config))
 
 
-def flatten(tree: dict, where: str = "") -> dict[str, Any]:
+def settings(tree: dict) -> dict[str, Any]:
+    """Every setting by its name, `section.key`."""
     flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
+    for name, value in tree.items():
+        flat |= (
+            {f"{name}.{key}": setting for key, setting in value.items()} if isinstance(value, dict) else {name: value}
+        )
     return flat
 
 

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from pretrain.config import Config, dump_config, load_config
+from pretrain.run import claim_folder
 
 
 def test_yaml_overrides_defaults_and_the_command_line_overrides_yaml(tmp_path):
@@ -95,3 +96,12 @@ def test_stages_add_families_or_single_tasks():
     assert [len(group) for group in families] == [3, 2, 2]
     assert [task for group in families for task in group] == Config().tasks
     assert load_config(None, ["schedule.over=tasks"]).groups() == [[task] for task in Config().tasks]
+
+
+def test_a_setting_that_changed_in_the_middle_of_a_run_is_named_with_both_values(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    claim_folder(load_config(None, ["name=run"]))
+    Path("runs/run/stage1").mkdir()
+    claim_folder(load_config(None, ["name=run", "log.every=3", "corpus.executor=ray"]))
+    with pytest.raises(ValueError, match=r"corpus.mask_levels was 'mixed' .* is \{'basic': 1.0\} now"):
+        claim_folder(load_config(None, ["name=run", "corpus.mask_levels={basic: 1.0}"]))

@@ -145,13 +145,15 @@ def sketch(text: Numbered) -> np.ndarray:
 
 def add(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """The sketch of both texts."""
-    return np.where(two > 255 - one, 255, one + two).astype(np.uint8)
+    total = one + two
+    total[total < one] = 255
+    return total
 
 
 def survivors(counts: np.ndarray, most: int = MOST) -> np.ndarray:
     """The buckets worth counting: bool of the same shape."""
-    buckets = np.sum([np.bincount(row, minlength=256) for row in counts], axis=0)
-    reached = np.cumsum(buckets[::-1])[::-1]
+    enough = np.bincount(counts[counts >= LEAST_COUNT], minlength=256)
+    reached = np.cumsum(enough[::-1])[::-1]
     least = max(LEAST_COUNT, int(np.argmax(reached <= most)) if reached[255] <= most else 255)
     return counts >= least
 
@@ -162,6 +164,7 @@ class Runs(NamedTuple):
     words: list[str]
     rows: np.ndarray
     """uint32 of shape (runs, LONGEST): places in `words`, 0 behind the last."""
+    hashes: np.ndarray
     counts: np.ndarray
     total: int
     """All words of the texts."""
@@ -172,7 +175,7 @@ def count(text: Numbered, surviving: np.ndarray) -> Runs:
     found: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(LONGEST)]
     for n, places, value in runs(text, surviving):
         found[n - 1].append((places, value))
-    rows, counts = [], []
+    rows, values, counts = [], [], []
     for n, pieces in enumerate(found, start=1):
         places = np.concatenate([np.zeros(0, np.int64), *(places for places, _ in pieces)])
         value = np.concatenate([np.zeros(0, np.uint64), *(value for _, value in pieces)])
@@ -180,13 +183,15 @@ def count(text: Numbered, surviving: np.ndarray) -> Runs:
         row = np.zeros((len(firsts), LONGEST), np.uint32)
         row[:, :n] = text.numbers[places[order[firsts]][:, None] + np.arange(n)]
         rows.append(row)
+        values.append(value[order[firsts]])
         counts.append(np.diff(firsts, append=len(order)))
     every = np.concatenate(rows)
     used = np.union1d(0, every)
     place = np.zeros(len(text.words), np.uint32)
     place[used] = np.arange(len(used))
     total = int(np.count_nonzero(text.numbers))
-    return Runs([text.words[number] for number in used], place[every], np.concatenate(counts), total)
+    words = [text.words[number] for number in used]
+    return Runs(words, place[every], np.concatenate(values), np.concatenate(counts), total)
 
 
 def grouped(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -195,11 +200,11 @@ def grouped(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order, np.flatnonzero(np.diff(value[order], prepend=~value[order[:1]]))
 
 
-def whole(word: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The hash of every row, from those of the words."""
+def hash_rows(word: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The hash of every row, none of which has a gap, from those of the words."""
     value = word[rows[:, 0]]
     for column in rows.T[1:]:
-        value = np.where(column > 0, joined(value, word[column]), value)
+        value = joined(value, word[column])
     return value
 
 
@@ -211,24 +216,25 @@ def union(several: Iterable[Runs]) -> Runs:
         place = np.fromiter(map(numbers.__getitem__, found.words), np.uint32, len(found.words))
         every.append(found._replace(rows=place[found.rows]))
     rows = np.concatenate([found.rows for found in every])
+    values = np.concatenate([found.hashes for found in every])
     counts = np.concatenate([found.counts for found in every])
-    order, firsts = grouped(whole(hashes(numbers.words), rows))
+    order, firsts = grouped(values)
+    first = order[firsts]
     total = sum(found.total for found in every)
-    return Runs(numbers.words, rows[order[firsts]], np.add.reduceat(counts[order], firsts), total)
+    return Runs(numbers.words, rows[first], values[first], np.add.reduceat(counts[order], firsts), total)
 
 
 def choose(found: Runs, language: str) -> list[str]:
     """The phrases, sorted: English words are joined by a space, Chinese ones by nothing."""
-    words, rows, counts, total = found
+    words, rows, value, counts, total = found
     word = hashes(words)
     lengths = np.count_nonzero(rows, axis=1)
-    value = whole(word, rows)
     order = np.argsort(value)
     known = value[order]
 
     def places(parts: np.ndarray) -> np.ndarray:
         """Of other runs, all of which are known."""
-        return order[np.searchsorted(known, whole(word, parts))]
+        return order[np.searchsorted(known, hash_rows(word, parts))]
 
     chosen = (counts >= LEAST_COUNT) & (lengths > 1) & edges_fit(words, rows, lengths, language)
     for n in range(2, LONGEST + 1):
