@@ -4,12 +4,13 @@
 
 Without files it takes the demo corpora, repeated under other ids. Build: all tasks of the language, one process on one
 core, from files on disk to the manifest, with a tokenizer that is given. Peer: `tokenizers` alone on the same
-paragraphs, one thread; for Chinese with the word segmentation of rjieba, which any masking of words needs. Times are
-medians of the rounds, in each of which peer and build take turns. The last line is one JSON object.
+paragraphs, one thread; for Chinese with the word segmentation of rjieba, which any masking of words needs. Peer
+and build take turns; ratios are medians of those of the rounds, times are medians. The last line is one JSON object.
 """
 
 import argparse
 import json
+import operator
 import os
 import resource
 import statistics
@@ -60,10 +61,10 @@ def main() -> None:
                 if language == "en":
                     times["two"].append(alone(build, language, 2, turn)[0])
             middle = {key: statistics.median(values) for key, values in times.items() if values}
-            result[f"{name}_vs_tokenizer"] = middle["one"] / middle["peer"]
+            result[f"{name}_vs_tokenizer"] = ratio(times["one"], times["peer"])
             result[f"{name}_mb_s"] = size / middle["one"]
             if language == "en":
-                result["two_core_speedup"] = middle["one"] / middle["two"]
+                result["two_core_speedup"] = ratio(times["one"], times["two"])
             print(f"{name}: {size:.1f} MB of text, {', '.join(tasks_of(language))}")
             for key, what in {"peer": "tokenizer alone", "one": "build, 1 core", "two": "build, 2 cores"}.items():
                 if key in middle:
@@ -71,6 +72,11 @@ def main() -> None:
                     print(f"  {what:16} {middle[key]:6.1f} s  {size / middle[key]:5.2f} MB/s  (rounds: {spread})")
     result["peak_rss_mb"] = peak
     print(json.dumps({key: round(value, 3) for key, value in result.items()}))
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    """Of what ran one after the other, because a machine's speed changes with its other guests."""
+    return statistics.median(map(operator.truediv, ours, theirs))
 
 
 def tasks_of(language: str) -> list[str]:
