@@ -15,11 +15,10 @@ from pretrain.run import Typed
 def work(typed: Typed) -> None:
     """Train as the rank that the environment says (RANK, WORLD_SIZE, …)."""
     from pretrain.report import Report
-    from pretrain.run import resume_step
     from pretrain.train import train
 
     config = load_config(typed.path, typed.overrides)
-    with Report(config, resume_step(config), main=os.environ["RANK"] == "0") as report:
+    with Report(config, main=os.environ["RANK"] == "0") as report:
         train(config, typed.stages or None, report, typed)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -47,6 +47,17 @@ class ScheduleConfig(Section):
         return one_of(kind, SCHEDULES, "schedule")
 
 
+class GrowthConfig(Section):
+    """How a stage begins: with small batches, short sequences, or both, which grow evenly to full size."""
+
+    steps: int = Field(ge=1)
+    """Steps until batches and sequences are full."""
+    batch_size: int | None = Field(None, ge=1)
+    """Instances of the first step; batches grow by multiples of it. None: full batches."""
+    max_length: int | None = Field(None, ge=16)
+    """Tokens of the first step's instances; longer ones lose their end. None: full length."""
+
+
 class TrainConfig(Section):
     batch_size: int = Field(32, ge=1)
     """Instances in one step, over all ranks together."""
@@ -66,12 +77,30 @@ class TrainConfig(Section):
     """Largest global gradient norm; 0 switches clipping off."""
     moments: Literal["carry", "reset"] = "carry"
     """The optimizer's moments at the border of two stages: carried by parameter name, or reset."""
-    zero_stage: int = Field(0, ge=0, le=2)
-    """DeepSpeed's ZeRO: 1 shares the moments among the ranks, 2 the gradients too."""
+    growth: dict[int, GrowthConfig] = {}
+    """By the number of a stage, such as `{1: {steps: 2000, max_length: 128}}`."""
+    zero_stage: int = Field(0, ge=0, le=3)
+    """DeepSpeed's ZeRO: 1 shares the moments among the ranks, 2 the gradients too, 3 the weights too."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on GPU, fp32 on CPU."""
+    compile: bool = False
+    """torch.compile of the encoder's layers, once for all lengths: half a minute at the start of every stage."""
+    activation_checkpointing: bool = False
+    """Keep only what goes from layer to layer, compute the rest again on the way back: less memory, a third slower."""
+    readers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Processes of each rank that read batches ahead; 0: a thread does. auto: 4 on GPU, 0 on CPU."""
+    max_skipped: int = Field(20, ge=0)
+    """A step whose gradient is not finite is skipped; more of them in a run than this end it."""
+    spike: float | None = Field(None, gt=0)
+    """Skip a step whose gradient norm lies this many standard deviations above the mean of its task's last steps."""
+    spike_window: int = Field(100, ge=10)
+    """The steps of a task that make this mean; with fewer, none is a spike."""
     checkpoint_every: int = Field(1_000, ge=1)
     """Steps between checkpoints inside a stage."""
+    keep_last: int = Field(2, ge=1)
+    """Checkpoints of the stage in progress that are kept; the newest whole one is where it goes on."""
+    keep_every: int | None = Field(None, ge=1)
+    """Checkpoints at multiples of this step are kept for good, after the stage too."""
 
 
 class EvaluateConfig(Section):
@@ -121,6 +150,17 @@ class Config(Section):
                 f"model.prior={self.model.prior} knows the ids of its own tokenizer, not those of a trained one. "
                 f"Set corpus.tokenizer={self.model.prior}."
             )
+        for number, growth in self.train.growth.items():
+            if growth.batch_size is not None and self.train.batch_size % growth.batch_size:
+                raise ValueError(
+                    f"train.growth: stage {number} begins with batches of {growth.batch_size}, of which "
+                    f"train.batch_size={self.train.batch_size} is no multiple."
+                )
+            if growth.max_length is not None and growth.max_length > self.corpus.max_length:
+                raise ValueError(
+                    f"train.growth: stage {number} begins with sequences of {growth.max_length} tokens, "
+                    f"corpus.max_length is {self.corpus.max_length}."
+                )
         for name in self.train.companions:
             if TASKS[one_of(name, TASKS, "task")].target is None:
                 raise ValueError(

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pretrain.config import TrainConfig
+from pretrain.guard import Guard
 from pretrain.model.model import Model
 from pretrain.optimizer import RestingAdamW, group_of, parameter_groups
 from pretrain.world import World
@@ -32,7 +33,7 @@ def deepspeed_config(config: TrainConfig, world_size: int, gpu: bool) -> dict[st
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        "gradient_clipping": config.clip,
+        "gradient_clipping": config.clip if config.zero_stage else 0,  # without ZeRO the optimizer clips
         "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
         # gradients stay in fp32 between ranks: no module is declared safe in bf16 there
         "torch_autocast": {"enabled": in_bf16(config, gpu), "dtype": "bfloat16", "lower_precision_safe_modules": []},
@@ -42,17 +43,29 @@ def deepspeed_config(config: TrainConfig, world_size: int, gpu: bool) -> dict[st
     }
 
 
-def make_engine(model: Model, config: TrainConfig, world: World):
-    optimizer = RestingAdamW(
-        parameter_groups(model, config.weight_decay), lr=config.lr, betas=config.betas, eps=1e-8, fused=True
-    )
+def make_engine(model: Model, config: TrainConfig, world: World, guard: Guard):
+    optimizer = RestingAdamW(parameter_groups(model, config.weight_decay), config.lr, config.betas, config.clip, guard)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
         config=deepspeed_config(config, world.size, world.device.type == "cuda"),
         dist_init_required=False,
     )
+    if config.zero_stage:
+        optimizer.zero_norm = lambda: torch.as_tensor(engine.optimizer._global_grad_norm)
     return engine
+
+
+def gradient_norm(engine) -> torch.Tensor:
+    """Global norm of the last step's gradient, before clipping; infinite where ZeRO found that it is not finite."""
+    if engine.zero_optimization_stage():
+        return torch.as_tensor(engine.get_global_grad_norm())
+    return engine.optimizer.norm
+
+
+def get_weights(engine, keep: bool) -> dict[str, torch.Tensor]:
+    """A copy of every weight on the host, where `keep` is set; empty elsewhere. Collective."""
+    return {name: tensor.to("cpu", copy=True) for name, tensor in engine.module.state_dict().items()} if keep else {}
 
 
 class Fragment(NamedTuple):
@@ -87,8 +100,11 @@ def fragments(engine) -> Iterator[Fragment]:
             yield Fragment(names[id(parameter)], parameter, flat, zero.optimizer.state[flat], ours, theirs)
 
 
-def get_moments(engine) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
-    """AdamW's moments in full as `<parameter>.<moment>`, and the updates that each group has had. Collective."""
+def get_moments(engine, keep: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    """AdamW's moments in full as `<parameter>.<moment>`, and the updates that each group has had. Collective.
+
+    The moments are copies on the host, where `keep` is set.
+    """
     tensors: dict[str, torch.Tensor] = {}
     updates: dict[str, int] = {}
     for name, parameter, _, state, ours, theirs in fragments(engine):
@@ -100,7 +116,8 @@ def get_moments(engine) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
             full[ours] = state[moment].flatten()[theirs]
             if engine.zero_optimization_stage():
                 dist.all_reduce(full)
-            tensors[f"{name}.{moment}"] = full.view_as(parameter).cpu()
+            if keep:
+                tensors[f"{name}.{moment}"] = full.view_as(parameter).cpu()
     return tensors, updates
 
 

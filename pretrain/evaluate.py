@@ -10,6 +10,7 @@ from torch.nn import functional
 from pretrain.config import TrainConfig
 from pretrain.data.batch import Source, pack
 from pretrain.engine import in_bf16
+from pretrain.model.model import Model
 from pretrain.tasks import TASKS
 from pretrain.world import World
 
@@ -18,9 +19,7 @@ FROZEN = "validation"
 
 
 @torch.no_grad()
-def evaluate(
-    model: torch.nn.Module, sources: Mapping[str, Source], limit: int, config: TrainConfig, world: World
-) -> list[dict]:
+def evaluate(model: Model, sources: Mapping[str, Source], limit: int, config: TrainConfig, world: World) -> list[dict]:
     """One record per task, over `limit` instances spread evenly over its shards. Collective."""
     was_training = model.training
     model.eval()
@@ -31,7 +30,7 @@ def evaluate(
     return records
 
 
-def evaluate_task(model, source: Source, limit: int, micro_batch: int, world: World) -> dict:
+def evaluate_task(model: Model, source: Source, limit: int, micro_batch: int, world: World) -> dict:
     begun = time.monotonic()
     spec = TASKS[source.task]
     chosen = spread(len(source.instances), limit)
@@ -39,8 +38,8 @@ def evaluate_task(model, source: Source, limit: int, micro_batch: int, world: Wo
     total, labels, predictions = 0.0, [], []
     for start in range(0, len(mine), micro_batch):
         examples = [source.draw(index, FROZEN) for index in mine[start : start + micro_batch]]
-        batch = pack(source.task, examples, source.phases[0].max_length).to(world.device)
-        logits = model(batch)[source.task].float()
+        batch = pack(source.task, examples).to(world.device)
+        logits = model.predict(batch)[source.task].float()
         targets = batch.targets[source.task][1]
         total += functional.cross_entropy(logits, targets, reduction="sum").item()
         labels.append(targets.cpu().numpy())

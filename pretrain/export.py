@@ -16,12 +16,13 @@ from transformers import PreTrainedTokenizerFast
 
 from corpus_tools.labels import predicts
 from corpus_tools.shards import read_manifest
+from pretrain.checkpoint import write_tensors
 from pretrain.config import Config
 from pretrain.model.model import MASKED_LM_NAMES, TASK_IDS, Model
 from pretrain.run import last_finished, stages_of
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Head
-from pretrain.train import load_finished, write_tensors
+from pretrain.train import load_finished
 
 
 def export(config: Config) -> Path:

@@ -5,19 +5,39 @@ by momentum and weight decay. Here each head is a group of its own and an idle g
 nor its moments change. This holds under ZeRO too, which keeps groups apart.
 """
 
-import torch
-from torch import nn
+from collections.abc import Callable
 
+import torch
+from torch import Tensor, nn
+
+from pretrain.guard import Guard
 from pretrain.model.model import Model
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Head
 
 
 class RestingAdamW(torch.optim.AdamW):
-    """AdamW that passes over the groups whose `idle` is set."""
+    """AdamW that passes over the groups whose `idle` is set, and over a whole step whose gradient the guard refuses.
+
+    Where ZeRO has computed the global norm of the gradient and clipped it, `zero_norm` gives that norm; otherwise both
+    are done here. Nothing waits for the device.
+    """
+
+    def __init__(self, groups: list[dict], lr: float, betas: tuple[float, float], clip: float, guard: Guard):
+        super().__init__(groups, lr=lr, betas=betas, eps=1e-8, fused=True)
+        self.clip, self.guard = clip, guard
+        self.zero_norm: Callable[[], Tensor] | None = None
 
     def step(self, closure=None):
         groups = self.param_groups
+        if self.zero_norm is None:
+            parameters = [parameter for group in groups for parameter in group["params"]]
+            self.norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            if self.clip:
+                nn.utils.clip_grads_with_norm_(parameters, self.clip, self.norm)
+        else:
+            self.norm = self.zero_norm()
+        self.found_inf = self.guard.refuses(self.norm)  # torch's name for: leave weights, moments and step as they are
         self.param_groups = [group for group in groups if not group["idle"]]
         try:
             return super().step(closure)

@@ -224,14 +224,25 @@ def memory_table(config: Config, sizes: Sizes, total: int, ranks: int) -> Table:
     table = make_table(title)
     for name in ("", *Memory._fields, "all"):
         table.add_column(name, justify="right" if name else "left")
-    sequences = min(config.train.micro_batch_size, -(-config.train.batch_size // ranks))
-    length, masked = config.corpus.max_length, config.corpus.mask_share
-    for zero in range(3):
-        parts = memory(sizes, total, zero, ranks, sequences, length, masked)
+    for zero in range(4):
+        parts = memory_of(config, sizes, total, zero, ranks)
         chosen = zero == config.train.zero_stage
         name = f"ZeRO {zero}" + ("  ◂ train.zero_stage" if chosen else "")
         table.add_row(name, *(f"{human(part)}B" for part in (*parts, sum(parts))), style="bold" if chosen else "")
     return table
+
+
+def planned_memory(config: Config, ranks: int) -> float:
+    """Bytes of one rank, all parts together."""
+    classes, _ = count_classes(config)
+    sizes = read_sizes(config)
+    return sum(memory_of(config, sizes, parameters(sizes, classes).total, config.train.zero_stage, ranks))
+
+
+def memory_of(config: Config, sizes: Sizes, total: int, zero: int, ranks: int) -> Memory:
+    sequences = min(config.train.micro_batch_size, -(-config.train.batch_size // ranks))
+    length, masked = config.corpus.max_length, config.corpus.mask_share
+    return memory(sizes, total, zero, ranks, sequences, length, masked)
 
 
 def make_table(title: str) -> Table:

@@ -1,8 +1,9 @@
 """What a person sees of a run: `metrics.jsonl`, the terminal and wandb, each told the same records.
 
 `metrics.jsonl` is the one that counts: one JSON object a line, of kind `step` or `evaluation`, in the order in which
-things happened. A resumed run first drops what lies beyond the checkpoint that it resumes from, so no step is in it
-twice; wandb cannot forget, there such steps appear again. Only the main rank reports.
+things happened, and of kind `resume` where a stage went on from a checkpoint. A resumed run first drops what lies
+beyond that checkpoint, so no step is in it twice; wandb cannot forget, there such steps appear again. Only the main
+rank reports.
 """
 
 import json
@@ -26,17 +27,19 @@ from pretrain.tasks import TASKS
 
 REDRAW_SECONDS = 0.1
 """The live display is redrawn when a record comes, but not more often than this."""
+STEP_KEYS = (
+    "stage", "lr", "gradient_norm", "skipped", "tokens_per_second", "padding_share", "wait_share", "memory",
+)  # fmt: skip
+"""What wandb is told of a step beside its losses."""
 NARROW = 100
 """Columns of a plain terminal's tables, where the width is not known."""
 
 
 class Report:
-    """Takes the records of a run. `resume_step`: the steps that are safe on disk; None keeps every record so far."""
+    """Takes the records of a run."""
 
-    def __init__(
-        self, config: Config, resume_step: int | None = None, main: bool = True, console: Console | None = None
-    ):
-        self.config, self.resume_step, self.main = config, resume_step, main
+    def __init__(self, config: Config, main: bool = True, console: Console | None = None):
+        self.config, self.main = config, main
         self.console = console or make_console()
         self.titles = stage_titles(config)
         self.live: Live | None = None
@@ -50,7 +53,7 @@ class Report:
             path = self.config.folder() / "metrics.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
-                keep_until(path, self.resume_step)
+                keep_until(path, None)
             self.file = path.open("a", encoding="utf-8")
             self.wandb = start_wandb(self.config)
         return self
@@ -64,12 +67,31 @@ class Report:
             if self.wandb is not None:
                 self.wandb.finish(exit_code=0 if kind is None else 1)
 
+    def rewind(self, run_step: int) -> None:
+        """Drop the records of later steps: they will be made again."""
+        if self.main:
+            self.file.close()
+            path = self.config.folder() / "metrics.jsonl"
+            keep_until(path, run_step)
+            self.file = path.open("a", encoding="utf-8")
+
+    def resumed(self, record: dict) -> None:
+        if not self.main:
+            return
+        self.append(record)
+        changed = "".join(f"; {name} was {before}, is {now}" for name, (before, now) in record["changed"].items())
+        line = f"stage {record['stage']} goes on from {record['from']}, step {record['step']} of {record['num_steps']}"
+        self.note(line + (changed or "; nothing changed"))
+        if self.wandb is not None:
+            self.wandb.summary["resumed"] = line + changed
+        self.to_wandb(record, ("stage",), {"resumed_from_step": record["run_step"]})
+
     def step(self, record: dict) -> None:
         if not self.main:
             return
         self.append(record)
         losses = {f"loss/{task}": loss for task, loss in record["loss"].items()}
-        self.to_wandb(record, ("stage", "lr", "tokens_per_second", "padding_share"), losses)
+        self.to_wandb(record, STEP_KEYS, losses)
         if record["stage"] != self.last.get("stage"):
             self.settle()
             self.losses = {}
@@ -163,8 +185,12 @@ def step_line(record: dict, titles: Sequence[str]) -> str:
 
 
 def speed(record: dict) -> str:
-    rate, padding = record["tokens_per_second"], record["padding_share"]
-    return f"lr {record['lr']:.2e}  {rate:,.0f} tok/s  padding {padding:.1%}"
+    """Learning rate, real tokens per second, and the shares of padding in them and of waiting for data in the time."""
+    rate, padding, wait = record["tokens_per_second"], record["padding_share"], record["wait_share"]
+    return (
+        f"lr {record['lr']:.2e}  {rate:,.0f} tok/s  padding {padding:.1%}  wait {wait:.1%}  "
+        f"{record['memory'] / 1e9:.1f} GB" + (f"  skipped {record['skipped']}" if record["skipped"] else "")
+    )
 
 
 def evaluation_line(record: dict) -> str:

@@ -2,12 +2,12 @@
 
 runs/<name>/config.yaml            the resolved configuration
 runs/<name>/metrics.jsonl          every record
-runs/<name>/stage<k>/              config.json, model.safetensors, moments.safetensors; state.json means: finished
-runs/<name>/stage<k>/checkpoints/  of a stage in progress; `latest.json` is written last
+runs/<name>/skipped.jsonl          the steps that the loss guard refused, with their instances
+runs/<name>/stage<k>/              a checkpoint (`pretrain.checkpoint`); its state.json means: finished
+runs/<name>/stage<k>/checkpoints/  those of a stage in progress, step<n>/; `latest.json` is written last
 runs/<name>/export/                the Hugging Face checkpoint
 """
 
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,10 +20,12 @@ import yaml
 from corpus_tools.shards import aside
 from pretrain.config import Config, dump_config, resolved
 from pretrain.schedule import SCHEDULES, Stage
+from pretrain.schedule.reading import Growth, Reading
 
 FREE = {
-    "log.every", "log.wandb", "log.project", "train.checkpoint_every", "train.micro_batch_size", "evaluate.instances",
-    "corpus.executor", "corpus.slurm",
+    "log.every", "log.wandb", "log.project", "evaluate.instances", "corpus.executor", "corpus.slurm",
+    "train.checkpoint_every", "train.keep_last", "train.keep_every", "train.max_skipped", "train.micro_batch_size",
+    "train.readers", "train.compile", "train.activation_checkpointing", "train.zero_stage",
 }  # fmt: skip
 """Settings that decide nothing of what is learnt: they may change in the middle of a run."""
 
@@ -54,22 +56,19 @@ def stages_of(config: Config) -> list[Stage]:
     return SCHEDULES[config.schedule.kind](config.groups(), config.schedule.steps_per_task)
 
 
+def reading_of(config: Config, number: int) -> Reading:
+    """How much the steps of a stage read."""
+    growth = config.train.growth.get(number)
+    grown = None if growth is None else Growth(growth.steps, growth.batch_size, growth.max_length)
+    return Reading(stages_of(config)[number - 1], config.train.batch_size, config.corpus.max_length, grown)
+
+
 def stage_folder(config: Config, number: int) -> Path:
     return config.folder() / f"stage{number}"
 
 
 def finished(config: Config, number: int) -> bool:
     return (stage_folder(config, number) / "state.json").exists()
-
-
-def resume_step(config: Config) -> int:
-    """Steps of the run that are safe on disk."""
-    steps = [0]
-    for state in config.folder().glob("stage*/state.json"):
-        steps.append(json.loads(state.read_text())["state"]["run_step"])
-    for latest in config.folder().glob("stage*/checkpoints/latest.json"):
-        steps.append(json.loads(latest.read_text())["state"]["run_step"])
-    return max(steps)
 
 
 def refuse_changes(config: Config) -> None:

@@ -2,35 +2,50 @@
 
 import json
 import logging
-import shutil
+import resource
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import ErnieConfig
 
 from corpus_tools.config import relations_of
-from corpus_tools.shards import KEPT, Instances, aside, read_manifest
+from corpus_tools.shards import Instances, read_manifest
 from corpus_tools.tokenizer import fingerprint, vocabulary
-from pretrain.config import Config
+from pretrain.checkpoint import Checkpoints, circumstances, damaged, newest_whole, read_about, take_snapshot, write
+from pretrain.config import Config, resolved
 from pretrain.data.batch import Source
-from pretrain.engine import get_moments, make_engine, set_moments
+from pretrain.data.feed import order
+from pretrain.data.steps import ALIGNED, Steps
+from pretrain.engine import in_bf16, make_engine, set_moments
 from pretrain.evaluate import evaluate as evaluate_tasks
+from pretrain.guard import Guard
 from pretrain.loop import State, StepResult, train_stage
+from pretrain.model.attention import fitting
 from pretrain.model.model import Model, ernie_config, load_prior
 from pretrain.model.prior import Prior, read_prior
+from pretrain.plan import planned_memory
 from pretrain.report import Report
-from pretrain.run import Typed, claim_folder, finished, locked, stage_folder, stages_of, wanted_stages
+from pretrain.run import (
+    Typed,
+    claim_folder,
+    finished,
+    locked,
+    reading_of,
+    settings,
+    stage_folder,
+    stages_of,
+    wanted_stages,
+)
 from pretrain.world import World, join
 
-KEEP_CHECKPOINTS = 2
+READERS_ON_GPU = 4
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -56,50 +71,117 @@ def train(config: Config, stages: Sequence[int] | None, report: Report, typed: T
 def train_one(config: Config, number: int, last: int, report: Report, world: World, stop_wanted) -> bool:
     """Train one stage to its end, evaluate and keep it; False where it was stopped (and saved) before."""
     folder = stage_folder(config, number)
-    plan = stages_of(config)
-    stage = plan[number - 1]
-    known = [task for task in config.tasks if any(task in earlier.steps for earlier in plan[:number])]
+    stage = stages_of(config)[number - 1]
+    known = known_tasks(config, number)
     manifest = read_manifest(config.corpus.folder())
-    if number > 1:
-        before = stage_folder(config, number - 1)
-        model = build_model(config, known, ErnieConfig.from_json_file(before / "config.json"))
-        new = load_stage(model, before)
-        past = read_state(before, manifest)
-        state = replace(State(**past["state"]), stage=number, step=0)
-        report.note(f"stage {number} continues from {before}; new: {summary(new) or 'nothing'}")
-    else:
-        prior = read_prior(config.model.prior) if config.model.prior is not None else None
-        model = build_model(config, known, first_shape(config, prior))
-        state = State(stage=1)
-        if prior is not None:
-            new, unused = load_prior(model, prior)
-            report.note(f"stage 1 continues from {config.model.prior}; new: {summary(new) or 'nothing'}")
-            if unused:
-                report.note(f"of the prior weights not used: {summary(unused)}")
-    engine = make_engine(model, config.train, world)
-    if number > 1 and config.train.moments == "carry":
-        set_moments(engine, load_file(before / "moments.safetensors"), past["updates"])
-    checkpoints = folder / "checkpoints"
-    latest = checkpoints / "latest.json"
-    if latest.exists():
-        state = load_checkpoint(engine, checkpoints, manifest, config, world)
-        report.note(f"stage {number} goes on from step {state.step}")
-    sources = read_sources(config, "train", list(stage.steps))
-    pace = Pace(config, number, plan, last, state, report, world)
+    model, state, moments, resumed = begin(config, number, manifest, report, world)
+    fit(model, config, world.device)
+    model.prepare(config.train.activation_checkpointing, config.train.compile)
+    guard = Guard(state.norms, config.train.spike, config.train.spike_window)
+    engine = make_engine(model, config.train, world, guard)
+    set_moments(engine, *moments)
+    report.rewind(state.run_step)
+    if resumed is not None:
+        report.resumed({**resumed, "num_steps": stage.total})
+    steps = steps_of(config, number, read_sources(config, "train", list(stage.steps)), state, world)
+    checkpoints = Checkpoints(folder / "checkpoints", config.train.keep_last, config.train.keep_every)
+    pace = Pace(config, number, last, state, steps, guard, report, world)
+
+    def save() -> None:
+        pace.note_skipped(state)
+        snapshot = take_snapshot(engine, state, manifest, config, world)
+        if world.main:
+            checkpoints.save(snapshot)
 
     def after_step(state: State, task: str, rate: float, result: StepResult) -> None:
         pace.step(state, task, rate, result)
         if state.step % config.train.checkpoint_every == 0 and state.step < stage.total and not result.stop:
-            save_checkpoint(engine, checkpoints, state, manifest, world)
+            save()
 
-    if not train_stage(engine, stage, sources, state, config.train, config.seed, world, after_step, stop_wanted):
-        save_checkpoint(engine, checkpoints, state, manifest, world)
-        return False
-    held_out = read_sources(config, "validation", known)
-    records = evaluate_tasks(engine, held_out, config.evaluate.instances, config.train, world)
-    report.evaluation([{"kind": "evaluation", "run_step": state.run_step, "stage": number, **r} for r in records])
-    save_stage(engine, folder, state, manifest, world)
-    return True
+    readers = config.train.readers
+    if readers == "auto":
+        readers = READERS_ON_GPU if world.device.type == "cuda" else 0
+    done = train_stage(engine, steps, state, config.train, config.seed, world, guard, readers, after_step, stop_wanted)
+    if not done:
+        save()
+    checkpoints.wait()
+    if done:
+        pace.note_skipped(state)
+        held_out = read_sources(config, "validation", known)
+        records = evaluate_tasks(engine.module, held_out, config.evaluate.instances, config.train, world)
+        report.evaluation([{"kind": "evaluation", "run_step": state.run_step, "stage": number, **r} for r in records])
+        snapshot = take_snapshot(engine, state, manifest, config, world)
+        if world.main:
+            write(folder, snapshot)
+            checkpoints.prune(keep_last=0)
+    world.barrier()
+    return done
+
+
+Moments = tuple[dict[str, torch.Tensor], dict[str, int]]
+
+
+def begin(
+    config: Config, number: int, manifest: dict, report: Report, world: World
+) -> tuple[Model, State, Moments, dict | None]:
+    """The model, state and moments that a stage begins with, or goes on with; then also a record of that."""
+    known = known_tasks(config, number)
+    checkpoints = stage_folder(config, number) / "checkpoints"
+    found, damage = world.gather(newest_whole(checkpoints) if world.main else None)[0]
+    for line in damage:
+        report.note(f"{line}; the one before is used")
+    if found is not None:
+        about = read_about(found, manifest)
+        model = build_model(config, known, ErnieConfig.from_json_file(found / "config.json"))
+        load_weights(model, found)
+        was, now = about["settings"], settings(resolved(config)) | circumstances(world)
+        record = {
+            "kind": "resume",
+            "run_step": about["state"]["run_step"],
+            "stage": number,
+            "step": about["state"]["step"],
+            "from": str(found),
+            "changed": {key: [was.get(key), now[key]] for key in now if was.get(key) != now[key]},
+        }
+        return model, State(**about["state"]), (load_file(found / "moments.safetensors"), about["updates"]), record
+    if number > 1:
+        before = stage_folder(config, number - 1)
+        about = read_finished(before, manifest)
+        model = build_model(config, known, ErnieConfig.from_json_file(before / "config.json"))
+        new = load_weights(model, before)
+        report.note(f"stage {number} continues from {before}; new: {summary(new) or 'nothing'}")
+        carried = config.train.moments == "carry"
+        moments = (load_file(before / "moments.safetensors"), about["updates"]) if carried else ({}, {})
+        return model, replace(State(**about["state"]), stage=number, step=0), moments, None
+    prior = read_prior(config.model.prior) if config.model.prior is not None else None
+    model = build_model(config, known, first_shape(config, prior))
+    if prior is not None:
+        new, unused = load_prior(model, prior)
+        report.note(f"stage 1 continues from {config.model.prior}; new: {summary(new) or 'nothing'}")
+        if unused:
+            report.note(f"of the prior weights not used: {summary(unused)}")
+    return model, State(stage=1), ({}, {}), None
+
+
+def known_tasks(config: Config, number: int) -> list[str]:
+    """The tasks that have a head after a stage."""
+    plan = stages_of(config)[:number]
+    return [task for task in config.tasks if any(task in stage.steps for stage in plan)]
+
+
+def fit(model: Model, config: Config, device: torch.device) -> None:
+    """Choose the attention that suits the device."""
+    bf16 = in_bf16(config.train, device.type == "cuda")
+    model.encoder.set_attn_implementation(fitting(device, bf16, model.config.attention_probs_dropout_prob))
+
+
+def steps_of(config: Config, number: int, sources: dict[str, Source], state: State, world: World) -> Steps:
+    """What this rank reads in a stage, which `state` lies in."""
+    reading = reading_of(config, number)
+    begin = {task: state.positions.get(task, 0) - reading.before(task, state.step) for task in reading.stage.steps}
+    multiple = ALIGNED if world.device.type == "cuda" else 1
+    companions, micro = config.train.companions, config.train.micro_batch_size
+    return Steps(reading, sources, begin, companions, micro, world.rank, world.size, multiple)
 
 
 def build_model(config: Config, tasks: Sequence[str], shape: ErnieConfig) -> Model:
@@ -154,8 +236,11 @@ def read_sources(config: Config, split: str, tasks: Sequence[str]) -> dict[str, 
         raise ValueError(f"{path} is not the tokenizer that {corpus} was built with. Build the corpus anew.")
     words, relations = vocabulary(tokenizer), relations_of(manifest)
     phases = config.corpus.drawings(relations) if split == "train" else [config.corpus.settings(relations)]
-    budget = config.schedule.steps_per_task * config.train.batch_size
-    return {task: Source(task, Instances(corpus, split, task), phases, words, config.seed, budget) for task in tasks}
+    readings = [reading_of(config, number) for number in range(1, len(stages_of(config)) + 1)]
+    budgets = {task: sum(r.before(task, r.stage.total) for r in readings if task in r.stage.steps) for task in tasks}
+    return {
+        task: Source(task, Instances(corpus, split, task), phases, words, config.seed, budgets[task]) for task in tasks
+    }
 
 
 def evaluate(config: Config, report: Report) -> None:
@@ -165,6 +250,7 @@ def evaluate(config: Config, report: Report) -> None:
     for number in (number for number in range(1, len(plan) + 1) if finished(config, number)):
         model, tasks, state = load_finished(config, number)
         sources = read_sources(config, "validation", tasks)
+        fit(model, config, world.device)
         records = evaluate_tasks(model.to(world.device), sources, config.evaluate.instances, config.train, world)
         at = {"kind": "evaluation", "run_step": state["run_step"], "stage": number}
         report.evaluation([{**at, **record} for record in records])
@@ -172,16 +258,22 @@ def evaluate(config: Config, report: Report) -> None:
 
 def load_finished(config: Config, number: int) -> tuple[Model, list[str], dict]:
     """The model as a finished stage left it, its tasks, and its state."""
-    plan = stages_of(config)
-    tasks = [task for task in config.tasks if any(task in stage.steps for stage in plan[:number])]
-    folder = stage_folder(config, number)
+    tasks, folder = known_tasks(config, number), stage_folder(config, number)
+    about = read_finished(folder, read_manifest(config.corpus.folder()))
     model = build_model(config, tasks, ErnieConfig.from_json_file(folder / "config.json"))
-    load_stage(model, folder)
-    return model, tasks, read_state(folder, read_manifest(config.corpus.folder()))["state"]
+    load_weights(model, folder)
+    return model, tasks, about["state"]
 
 
-def load_stage(model: Model, folder: Path) -> list[str]:
-    """Copy a finished stage's weights into the model and return what is new in it. Raises ValueError on mismatch."""
+def read_finished(folder: Path, manifest: dict) -> dict:
+    """state.json of a finished stage. Raises ValueError where its files are damaged, or of another corpus."""
+    if wrong := damaged(folder):
+        raise ValueError(f"{wrong}. Delete {folder} to train this stage anew, or put a copy of it there.")
+    return read_about(folder, manifest)
+
+
+def load_weights(model: Model, folder: Path) -> list[str]:
+    """Copy a checkpoint's weights into the model and return what is new in it. Raises ValueError on mismatch."""
     tensors = load_file(folder / "model.safetensors")
     place = model.state_dict()
     for name, tensor in tensors.items():
@@ -213,84 +305,6 @@ def summary(names: Sequence[str]) -> str:
     return ", ".join(short)
 
 
-def save_stage(engine, folder: Path, state: State, manifest: dict, world: World) -> None:
-    """Weights and moments, then state.json, whose existence means that the stage is finished. Collective."""
-    moments, updates = get_moments(engine)
-    if world.main:
-        weights = {name: tensor.cpu().contiguous() for name, tensor in engine.module.state_dict().items()}
-        write_tensors(folder / "model.safetensors", weights)
-        write_tensors(folder / "moments.safetensors", moments)
-        write_json(folder / "config.json", engine.module.config.to_dict())
-        about = {"state": asdict(state), "updates": updates, "corpus": manifest["fingerprint"]}
-        write_json(folder / "state.json", about)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    world.barrier()
-
-
-def save_checkpoint(engine, folder: Path, state: State, manifest: dict, world: World) -> None:
-    """DeepSpeed's checkpoint of a stage in progress; latest.json last, then older ones go. Collective."""
-    try:
-        engine.save_checkpoint(str(folder), tag=tag_of(state.step), save_latest=False)
-    except RuntimeError as error:  # torch's way of saying that the disk is full
-        raise OSError(f"cannot write {folder / tag_of(state.step)}: {error}. {KEPT}") from None
-    if world.main:
-        about = {"state": asdict(state), "ranks": world.size, "corpus": manifest["fingerprint"]}
-        write_json(folder / "latest.json", about)
-        tags = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-        for old in tags[:-KEEP_CHECKPOINTS]:
-            shutil.rmtree(old)
-    world.barrier()
-
-
-def load_checkpoint(engine, folder: Path, manifest: dict, config: Config, world: World) -> State:
-    """The newest checkpoint of a stage in progress. Raises ValueError where it does not fit, or is not whole."""
-    saved = json.loads((folder / "latest.json").read_text())
-    check_corpus(saved["corpus"], manifest, folder)
-    state = State(**saved["state"])
-    if config.train.zero_stage and saved["ranks"] != world.size:
-        raise ValueError(
-            f"{folder} was written by {saved['ranks']} ranks, now there are {world.size}. With train.zero_stage="
-            f"{config.train.zero_stage} a stage goes on with as many: --processes {saved['ranks']}."
-        )
-    tag = tag_of(state.step)
-    if not (folder / tag).is_dir():
-        raise ValueError(f"{folder / tag} is missing. Delete {folder.parent} to train this stage anew.")
-    engine.load_checkpoint(str(folder), tag=tag)
-    return state
-
-
-def read_state(folder: Path, manifest: dict) -> dict:
-    """state.json of a finished stage. Raises ValueError where the corpus is not the one that it was trained on."""
-    state = json.loads((folder / "state.json").read_text())
-    check_corpus(state["corpus"], manifest, folder)
-    return state
-
-
-def check_corpus(trained_on: str, manifest: dict, folder: Path) -> None:
-    if trained_on != manifest["fingerprint"]:
-        raise ValueError(
-            f"{folder} was trained on another corpus than the one that lies there now: it was built anew, from other "
-            "text or settings. Give the run another name= to start over on it."
-        )
-
-
-def tag_of(step: int) -> str:
-    return f"step{step}"
-
-
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    with aside(path) as part:
-        try:
-            save_file(dict(tensors), part, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise OSError(str(error)) from None
-
-
-def write_json(path: Path, thing: dict) -> None:
-    with aside(path) as part:
-        part.write_text(json.dumps(thing, indent=1) + "\n")
-
-
 @contextmanager
 def stop_signals(report: Report) -> Iterator[Callable[[], bool]]:
     """Ctrl-C, SIGTERM and SIGHUP ask for a stop after the step in progress; a second one ends at once."""
@@ -311,49 +325,93 @@ def stop_signals(report: Report) -> Iterator[Callable[[], bool]]:
 
 
 class Pace:
-    """Turns step results into records: means per task, speed in real tokens, padding, time left."""
+    """Turns step results into records: means per task, speed in real tokens, padding, waiting, memory, time left."""
 
-    def __init__(self, config: Config, number: int, plan, last: int, state: State, report: Report, world: World):
-        self.config, self.number, self.plan, self.report, self.world = config, number, plan, report, world
+    def __init__(
+        self,
+        config: Config,
+        number: int,
+        last: int,
+        state: State,
+        steps: Steps,
+        guard: Guard,
+        report: Report,
+        world: World,
+    ):
+        plan = stages_of(config)
+        self.config, self.number, self.num_stages, self.total = config, number, len(plan), len(steps)
+        self.steps, self.guard, self.report, self.world = steps, guard, report, world
         self.left_after = sum(stage.total for stage in plan[number:last])
+        self.planned = planned_memory(config, world.size)
         self.begun, self.first_step = time.monotonic(), state.step
         self.clear()
 
     def clear(self) -> None:
         self.window_begun = time.monotonic()
         self.losses: dict[str, torch.Tensor] = {}
-        self.targets: dict[str, int] = {}
+        self.targets: dict[str, torch.Tensor] = {}
         self.tokens = self.slots = 0
+        self.waited = 0.0
 
     def step(self, state: State, task: str, rate: float, result: StepResult) -> None:
+        taken = result.norm.isfinite()
         for name, loss in result.losses.items():
-            if not result.targets[name]:  # a companion that found nothing to predict
-                continue
-            self.losses[name] = self.losses.get(name, 0) + loss
-            self.targets[name] = self.targets.get(name, 0) + result.targets[name]
+            self.losses[name] = self.losses.get(name, 0) + torch.where(taken, loss, 0.0)
+            self.targets[name] = self.targets.get(name, 0) + taken * result.targets[name]
         self.tokens += result.tokens
         self.slots += result.slots
-        total = self.plan[self.number - 1].total
+        self.waited += result.waited
         first = state.step == self.first_step + 1  # soon, to show that all is well
-        if state.step % self.config.log.every and not first and state.step < total and not result.stop:
+        if state.step % self.config.log.every and not first and state.step < self.total and not result.stop:
             return
-        names = list(self.losses)
-        sums = self.world.sum([float(self.losses[name]) for name in names])
+        self.note_skipped(state)
+        targets = {name: int(count) for name, count in self.targets.items() if count}
+        sums = self.world.sum([float(self.losses[name]) for name in targets])
         now = time.monotonic()
-        pace = (now - self.begun) / (state.step - self.first_step)
+        seconds, pace = now - self.window_begun, (now - self.begun) / (state.step - self.first_step)
         self.report.step({
             "kind": "step",
             "run_step": state.run_step,
             "stage": self.number,
-            "num_stages": len(self.plan),
+            "num_stages": self.num_stages,
             "step": state.step,
-            "num_steps": total,
+            "num_steps": self.total,
             "task": task,
-            "loss": {name: loss / self.targets[name] for name, loss in zip(names, sums, strict=True)},
+            "loss": {name: loss / targets[name] for name, loss in zip(targets, sums, strict=True)},
+            "gradient_norm": float(result.norm) if taken else None,
+            "skipped": state.skipped,
             "lr": rate,
-            "tokens_per_second": self.tokens / (now - self.window_begun),
+            "tokens_per_second": self.tokens / seconds,
             "padding_share": 1 - self.tokens / self.slots,
-            "seconds_left": pace * (total - state.step + self.left_after),
+            "wait_share": self.waited / seconds,
+            "memory": peak_memory(self.world.device),
+            "memory_planned": self.planned,
+            "seconds_left": pace * (self.total - state.step + self.left_after),
             "tokens": state.tokens,
         })  # fmt: skip
         self.clear()
+
+    def note_skipped(self, state: State) -> None:
+        """Count and keep the steps refused since the last call. Raises ValueError where they are too many."""
+        for run_step, (task, position, size), norm in self.guard.skipped():
+            state.skipped += 1
+            source = self.steps.sources[task]
+            instances = [order(at, len(source.instances), source.seed, task) for at in range(position, position + size)]
+            path = self.config.folder() / "skipped.jsonl"
+            if self.world.main:
+                record = {"run_step": run_step, "task": task, "gradient_norm": str(norm), "instances": instances}
+                with path.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+            self.report.note(f"step {run_step} of the run ({task}) skipped: gradient norm {norm}; see {path}")
+            if state.skipped > self.config.train.max_skipped:
+                raise ValueError(
+                    f"{state.skipped} steps were skipped, more than train.max_skipped={self.config.train.max_skipped}; "
+                    f"{path} names their instances (epoch, number). Lower train.lr, or look at these instances."
+                )
+
+
+def peak_memory(device: torch.device) -> float:
+    """Most bytes that this process had: on the GPU, or resident on the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -21,7 +21,8 @@ def step(run_step: int, stage: int = 1, **loss: float) -> dict:
     return {
         "kind": "step", "run_step": run_step, "stage": stage, "num_stages": 3, "step": run_step, "num_steps": 60,
         "task": "knowledge_masking", "loss": loss or {"knowledge_masking": 5.25}, "lr": 1e-4,
-        "tokens_per_second": 3210.0, "padding_share": 0.021, "seconds_left": 3725.0,
+        "tokens_per_second": 3210.0, "padding_share": 0.021, "wait_share": 0.004, "seconds_left": 3725.0,
+        "gradient_norm": 0.5, "skipped": 0, "memory": 1.5e9, "memory_planned": 1e9,
     }  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def recorded(config: Config) -> list[dict]:
 
 def test_every_record_is_a_line_of_json_and_a_line_on_a_plain_screen(config):
     console = plain()
-    with Report(config, 0, console=console) as report:
+    with Report(config, console=console) as report:
         report.step(step(1))
         report.evaluation([score(1, "capitalization", 0.6), score(1, "token_document", 0.4)])
     assert recorded(config) == [step(1), score(1, "capitalization", 0.6), score(1, "token_document", 0.4)]
@@ -59,12 +60,13 @@ def test_every_record_is_a_line_of_json_and_a_line_on_a_plain_screen(config):
 
 
 def test_a_resumed_run_drops_what_lies_beyond_its_checkpoint(config):
-    with Report(config, 0, console=plain()) as report:
+    with Report(config, console=plain()) as report:
         for number in range(1, 8):
             report.step(step(number))
     with (config.folder() / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "step", "run_st')
-    with Report(config, 4, console=plain()) as report:
+    with Report(config, console=plain()) as report:
+        report.rewind(4)
         report.step(step(5))
     assert [record["run_step"] for record in recorded(config)] == [1, 2, 3, 4, 5]
 
@@ -78,7 +80,7 @@ def test_a_report_that_resumes_nothing_keeps_everything(config):
 
 def test_other_ranks_write_nothing(config):
     console = plain()
-    with Report(config, 0, main=False, console=console) as report:
+    with Report(config, main=False, console=console) as report:
         report.step(step(1))
         report.evaluation([score(1, "capitalization", 0.6)])
         report.note("hello")
@@ -88,7 +90,7 @@ def test_other_ranks_write_nothing(config):
 
 def test_the_live_display_leaves_one_line_that_says_how_the_stage_ended(config):
     console = terminal(width=200)
-    with Report(config, 0, console=console) as report:
+    with Report(config, console=console) as report:
         for number in (1, 2, 60):
             report.step(step(number, knowledge_masking=5.0 - number / 100))
         report.note("stopped and saved")
@@ -101,21 +103,21 @@ def test_the_live_display_leaves_one_line_that_says_how_the_stage_ended(config):
 
 def test_the_live_display_fits_a_narrow_terminal(config):
     console = terminal(width=40)
-    with Report(config, 0, console=console) as report:
+    with Report(config, console=console) as report:
         report.step(step(1))
         assert all(len(line) <= 40 for line in console.render_lines(report.live.get_renderable())[0])
 
 
 def test_a_failing_run_leaves_the_terminal_in_order(config):
     console = terminal()
-    with pytest.raises(RuntimeError), Report(config, 0, console=console) as report:
+    with pytest.raises(RuntimeError), Report(config, console=console) as report:
         report.step(step(1))
         raise RuntimeError
     assert console.file.getvalue().rstrip().endswith("\x1b[?25h"), "the cursor is shown again"
 
 
 def test_the_table_has_the_last_evaluation_of_every_task_and_stage(config):
-    with Report(config, 0, console=plain()) as report:
+    with Report(config, console=plain()) as report:
         report.evaluation([score(1, "knowledge_masking", 0.1), score(1, "token_document", 0.6)])
         report.evaluation([score(1, "knowledge_masking", 0.2)])
         report.evaluation([score(2, "sentence_distance", 0.5), score(2, "knowledge_masking", 0.7, loss=2.5)])
@@ -150,7 +152,7 @@ def test_wandb_goes_on_in_the_same_run(config, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     config = load_config(None, [*OVERRIDES, "log.wandb=offline"])
     for number in (1, 2):
-        with Report(config, number - 1, console=plain()) as report:
+        with Report(config, console=plain()) as report:
             report.step(step(number))
     identity = (config.folder() / "wandb_id").read_text().strip()
     logs = list(config.folder().glob("wandb/offline-run-*/run-*.wandb"))

@@ -1,11 +1,11 @@
-"""From instances to the tensors of one forward pass: draw, then pack without leaving room for padding.
+"""From instances to the tensors of one forward pass: draw, then lay them end to end, without padding.
 
-Several instances share a row of `max_length` tokens; attention is block-diagonal and positions restart, so an instance
-is computed as if it were alone. Measured on CPU at length 128, the block mask costs nothing beside a padding mask.
+Positions restart with every instance and attention stays inside it (`pretrain.model.attention`), so an instance is
+computed as if it were alone.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -33,33 +33,44 @@ class Example(NamedTuple):
     targets: dict[str, Target]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Examples of one task, packed into rows. All tensors but the targets have shape (rows, width)."""
+class Layout(NamedTuple):
+    """Where the instances of a flat batch lie."""
+
+    lengths: list[int]
+    starts: torch.Tensor
+    """(instances + 1,), int32: where each begins, and where the last one ends."""
+    places: torch.Tensor
+    """(tokens,): where each token would stand if every instance had a row as long as the longest."""
+
+
+class Batch(NamedTuple):
+    """Examples of one task, end to end: ids, types and positions have shape (slots,)."""
 
     task: str
     ids: torch.Tensor
     types: torch.Tensor
     positions: torch.Tensor
-    owner: torch.Tensor
-    """Number of the example that a token belongs to; -1 is padding. Attention stays inside an owner."""
+    layout: Layout
     targets: dict[str, tuple[torch.Tensor, torch.Tensor]]
-    """Per task: flat positions into rows × width, and labels."""
+    """Per task: positions into the slots, and labels."""
     num_tokens: int
+    """Slots that hold a token; the rest is padding."""
     counts: dict[str, int]
     """Per task: number of targets, known without asking the device."""
 
     def to(self, device: torch.device) -> "Batch":
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=True)
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        return replace(
-            self,
-            ids=move(self.ids),
-            types=move(self.types),
-            positions=move(self.positions),
-            owner=move(self.owner),
-            targets={task: (move(where), move(labels)) for task, (where, labels) in self.targets.items()},
+    def pin_memory(self) -> "Batch":
+        return self.map(torch.Tensor.pin_memory)
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        return self._replace(
+            ids=change(self.ids),
+            types=change(self.types),
+            positions=change(self.positions),
+            layout=Layout(self.layout.lengths, change(self.layout.starts), change(self.layout.places)),
+            targets={task: (change(where), change(labels)) for task, (where, labels) in self.targets.items()},
         )
 
 
@@ -82,16 +93,25 @@ class Source:
     budget: int = 1
     """Instances of the task in the whole run; beyond them the last phase goes on."""
 
-    def at(self, position: int, companions: Sequence[str] = ()) -> Example:
-        """The example at a position of the endless feed."""
+    def at(self, position: int, companions: Sequence[str] = (), max_length: int | None = None) -> Example:
+        """The example at a position of the endless feed, cut to `max_length` tokens."""
         epoch, index = order(position, len(self.instances), self.seed, self.task)
         phase = min(position * len(self.phases) // self.budget, len(self.phases) - 1)
-        return self.draw(index, epoch, companions, phase)
+        return self.draw(index, epoch, companions, phase, max_length)
 
-    def draw(self, index: int, epoch: int | str, companions: Sequence[str] = (), phase: int = 0) -> Example:
+    def draw(
+        self,
+        index: int,
+        epoch: int | str,
+        companions: Sequence[str] = (),
+        phase: int = 0,
+        max_length: int | None = None,
+    ) -> Example:
         """One instance, redrawn for this epoch; `epoch` may be a name, such as that of the frozen validation."""
         spec, settings = TASKS[self.task], self.phases[phase]
         segments, label = self.instances[index]
+        if max_length is not None:
+            segments = shorten(segments, max_length - 1 - len(segments))
         if spec.draw is not None:
             rng = address(self.seed, self.task, index, epoch)
             segments, label = spec.draw(segments, label, rng, settings)
@@ -109,44 +129,40 @@ class Source:
         return Example(tokens.ids, types, targets)
 
 
-def pack(task: str, examples: Sequence[Example], width: int) -> Batch:
-    """First fit, longest first: each example goes into the first row that has room."""
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for number in sorted(range(len(examples)), key=lambda i: -len(examples[i].ids)):
-        length = len(examples[number].ids)
-        row = next((r for r, free in enumerate(room) if free >= length), len(rows))
-        if row == len(rows):
-            rows.append([])
-            room.append(width)
-        rows[row].append(number)
-        room[row] -= length
-    width -= min(room)
-    shape = (len(rows), width)
-    ids, types, positions = (np.zeros(shape, np.int64) for _ in range(3))
-    owner = np.full(shape, -1, np.int32)
-    start = {}
-    for row, numbers in enumerate(rows):
-        column = 0
-        for number in numbers:
-            example = examples[number]
-            span = slice(column, column + len(example.ids))
-            ids[row, span], types[row, span], owner[row, span] = example.ids, example.types, number
-            positions[row, span] = np.arange(len(example.ids))
-            start[number] = row * width + column
-            column = span.stop
+def shorten(segments: list[Tokens], room: int) -> list[Tokens]:
+    """The beginning of every segment, each in proportion to its length, at most `room` tokens but one of each."""
+    total = sum(len(segment.ids) for segment in segments)
+    if total <= room:
+        return segments
+    kept = [max(1, len(segment.ids) * room // total) for segment in segments]
+    return [Tokens(s.ids[:keep], s.annotations[:keep]) for s, keep in zip(segments, kept, strict=True)]
+
+
+def pack(task: str, examples: Sequence[Example], multiple: int = 1) -> Batch:
+    """Examples end to end. The number of slots is a multiple of `multiple`: [PAD]s at the end are an instance too."""
+    lengths = [len(example.ids) for example in examples]
+    num_tokens = sum(lengths)
+    starts = np.cumsum([0, *lengths])
     targets = {}
     for name in examples[0].targets:
-        where = [example.targets[name].positions + start[number] for number, example in enumerate(examples)]
+        where = [example.targets[name].positions + start for example, start in zip(examples, starts, strict=False)]
         labels = [example.targets[name].labels for example in examples]
         targets[name] = tensor(np.concatenate(where)), tensor(np.concatenate(labels).astype(np.int64))
+    filler = np.zeros(-num_tokens % multiple, np.int64)
+    if len(filler):
+        lengths.append(len(filler))
+    positions = [np.arange(length) for length in lengths]
     return Batch(
         task=task,
-        ids=tensor(ids),
-        types=tensor(types),
-        positions=tensor(positions),
-        owner=tensor(owner),
+        ids=tensor(np.concatenate([*(example.ids for example in examples), filler])),
+        types=tensor(np.concatenate([*(example.types for example in examples), filler])),
+        positions=tensor(np.concatenate(positions)),
+        layout=Layout(
+            lengths=lengths,
+            starts=tensor(np.cumsum([0, *lengths], dtype=np.int32)),
+            places=tensor(np.concatenate([row * max(lengths) + place for row, place in enumerate(positions)])),
+        ),
         targets=targets,
-        num_tokens=sum(len(example.ids) for example in examples),
+        num_tokens=num_tokens,
         counts={name: len(labels) for name, (_, labels) in targets.items()},
     )

@@ -16,6 +16,7 @@ from transformers.activations import ACT2FN
 
 from pretrain.config import ModelConfig
 from pretrain.data.batch import Batch
+from pretrain.model.attention import one_by_one
 from pretrain.model.prior import Prior, fit_types
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Head
@@ -75,7 +76,22 @@ class MaskedLMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
-        return functional.linear(self.norm(self.activation(self.dense(hidden))), embedding, self.bias)
+        return functional.linear(self.transform(hidden), embedding, self.bias)
+
+    def transform(self, hidden: Tensor) -> Tensor:
+        return self.norm(self.activation(self.dense(hidden)))
+
+    def fused_loss(self, hidden: Tensor, embedding: Tensor, labels: Tensor) -> Tensor:
+        """Summed cross-entropy without the logits of all words at once. On CPU it measured 1.6 times slower."""
+        kind = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else hidden.dtype
+        return functional.linear_cross_entropy(
+            self.transform(hidden).to(kind),
+            embedding.to(kind),
+            labels,
+            linear_bias=self.bias.to(kind),
+            reduction="sum",
+            options=nn.LinearCrossEntropyOptions(),
+        )
 
 
 class Model(nn.Module):
@@ -87,6 +103,7 @@ class Model(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.encoder = ErnieModel(config)
+        self.encoder.set_attn_implementation(one_by_one.__name__)
         self.encoder.embeddings.task_type_embeddings = TaskEmbeddings(torch.zeros(config.hidden_size), list(labels))  # type: ignore[assignment]
         self.heads = nn.ModuleDict()
         for task, classes in labels.items():
@@ -95,17 +112,41 @@ class Model(nn.Module):
                 self.heads[task] = build_head(task, classes, config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
+    def prepare(self, twice: bool, compiled: bool) -> None:
+        """`twice`: keep only what goes between layers, and compute the rest again on the way back."""
+        if twice:
+            self.encoder.activation_checkpointing_enable()
+        if compiled:
+            for layer in self.encoder.encoder.layer:
+                layer.compile(dynamic=True)
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Logits of every task with targets in the batch, shape (targets, classes)."""
-        alone = batch.owner[:, None, :, None] == batch.owner[:, None, None, :]
-        hidden = self.encoder(
-            input_ids=batch.ids,
-            attention_mask=alone,
-            token_type_ids=batch.types,
-            position_ids=batch.positions,
-            task_type_ids=torch.full_like(batch.ids, TASK_IDS[batch.task]),
-        ).last_hidden_state.flatten(0, 1)
+        """The loss of every task in the batch, summed over its targets."""
+        hidden = self.encode(batch)
+        return {task: self.loss(task, hidden[where], labels) for task, (where, labels) in batch.targets.items()}
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Logits of every task in the batch, shape (targets, classes)."""
+        hidden = self.encode(batch)
         return {task: self.read(task, hidden[where]) for task, (where, _) in batch.targets.items()}
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Hidden states of a batch, shape (slots, hidden)."""
+        ids = batch.ids[None]
+        return self.encoder(
+            input_ids=ids,
+            token_type_ids=batch.types[None],
+            position_ids=batch.positions[None],
+            task_type_ids=torch.full_like(ids, TASK_IDS[batch.task]),
+            layout=batch.layout,
+        ).last_hidden_state[0]
+
+    def loss(self, task: str, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of one task, summed over its targets, from the hidden states there."""
+        if TASKS[task].head is Head.MASKED_LM and hidden.is_cuda:
+            head = cast(MaskedLMHead, self.heads[task])
+            return head.fused_loss(hidden, self.encoder.embeddings.word_embeddings.weight, labels)
+        return functional.cross_entropy(self.read(task, hidden).float(), labels, reduction="sum")
 
     def read(self, task: str, hidden: Tensor) -> Tensor:
         """Logits of one task from the hidden states at its targets."""

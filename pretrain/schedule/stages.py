@@ -4,12 +4,10 @@ A stage trains a set of tasks together, starting from the weights of the stage b
 task gets in total: every schedule spends exactly the same on every task, else comparing them would mean nothing.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain, combinations
-
-import numpy as np
 
 Tasks = Sequence[str | Sequence[str]]
 """In curriculum order; a sequence of tasks is a group that is introduced together."""
@@ -24,13 +22,25 @@ class Stage:
     def total(self) -> int:
         return sum(self.steps.values())
 
-    @cached_property
-    def order(self) -> tuple[str, ...]:
-        """The task of every step, each task spread evenly over the stage; no randomness, so the same on all ranks."""
-        names = list(self.steps)
-        due = np.concatenate([(np.arange(count) + 0.5) / count for count in self.steps.values()])
-        task = np.repeat(np.arange(len(names)), list(self.steps.values()))
-        return tuple(map(names.__getitem__, task[np.argsort(due, kind="stable")].tolist()))
+    def task_at(self, step: int) -> str:
+        """The task of a step, counted from 0: each task is spread evenly over the stage, the same way on all ranks."""
+        return next(task for task in self.steps if self.done(task, step) < self.done(task, step + 1))
+
+    def done(self, task: str, step: int) -> int:
+        """Steps of a task among the first `step` steps; found in time that does not grow with the stage."""
+        return bisect_left(range(self.steps[task]), step, key=lambda number: self.place(task, number))
+
+    def place(self, task: str, number: int) -> int:
+        """The step at which a task has its turn `number`: of n, it is due at (number + ½) / n; ties as listed."""
+        before, mine = number, self.steps[task]
+        first = True
+        for other, count in self.steps.items():
+            if other == task:
+                first = False
+            else:
+                due, unit = (2 * number + 1) * count - mine, 2 * mine
+                before += min(count, max(0, due // unit + 1 if first else -(-due // unit)))
+        return before
 
 
 def continual(tasks: Tasks, budget: int) -> list[Stage]:

@@ -6,9 +6,12 @@ from pathlib import Path
 import torch
 
 from pretrain.config import Config
+from pretrain.data.steps import Steps
 from pretrain.engine import get_moments, make_engine, set_moments
+from pretrain.guard import Guard
 from pretrain.loop import State, train_stage
 from pretrain.schedule import Stage
+from pretrain.schedule.reading import Reading
 from pretrain.train import build_model, first_shape, read_sources
 from pretrain.world import join
 
@@ -20,7 +23,8 @@ def train_some(
     os.chdir(folder)
     torch.set_num_threads(1)
     parsed, world = Config.model_validate(config), join()
-    engine = make_engine(build_model(parsed, known, first_shape(parsed, None)), parsed.train, world)
+    guard = Guard({})
+    engine = make_engine(build_model(parsed, known, first_shape(parsed, None)), parsed.train, world, guard)
     if moments_from is not None:
         tensors, updates = torch.load(moments_from)
         set_moments(engine, tensors, updates)
@@ -35,9 +39,10 @@ def train_some(
         moved.append([task, sorted(name for name, old in before.items() if not torch.equal(old, now[name]))])
         before.update({name: p.detach().clone() for name, p in now.items()})
 
-    sources = read_sources(parsed, "train", known)
-    state = State(stage=1)
-    train_stage(engine, Stage(steps), sources, state, parsed.train, 0, world, after_step, lambda: False)
+    reading = Reading(Stage(steps), parsed.train.batch_size, parsed.corpus.max_length)
+    sources, state, micro = read_sources(parsed, "train", known), State(stage=1), parsed.train.micro_batch_size
+    read = Steps(reading, sources, {}, parsed.train.companions, micro, world.rank, world.size)
+    train_stage(engine, read, state, parsed.train, 0, world, guard, 0, after_step, lambda: False)
     tensors, updates = get_moments(engine)
     if world.main:
         torch.save((tensors, updates), folder / f"moments-{world.size}-{parsed.train.zero_stage}.pt")

@@ -1,4 +1,4 @@
-"""What the model promises: BERT's hidden states, no leak between packed instances, task rows that start neutral."""
+"""What the model promises: BERT's hidden states, no leak between instances of a batch, task rows that start neutral."""
 
 import json
 
@@ -10,7 +10,8 @@ from transformers import BertConfig, BertForPreTraining, BertModel, ErnieConfig
 
 from pretrain.config import ModelConfig
 from pretrain.data.batch import Example, Target, pack
-from pretrain.model.model import Model, ernie_config, load_prior
+from pretrain.model.attention import fitting
+from pretrain.model.model import TASK_IDS, Model, ernie_config, load_prior
 from pretrain.model.prior import read_prior
 
 SHAPE = dict(
@@ -30,6 +31,7 @@ def adopt(folder, labels=None):
     prior = read_prior(str(folder))
     shape = ernie_config(ModelConfig(dropout=0, attention_dropout=0), prior, 0, 0, 4)
     model = Model(shape, labels or {"knowledge_masking": None}, seed=0).eval()
+    model.encoder.set_attn_implementation("sdpa")
     return model, load_prior(model, prior)
 
 
@@ -39,14 +41,11 @@ def example(length, seed=0, targets=()):
     return Example(rng.integers(5, 100, length), rng.integers(0, 2, length), where)
 
 
-def run(model, batch):
-    """Hidden states per example, in the order of the examples."""
+def run(model, examples, attention="one_by_one"):
+    """Hidden states per example."""
+    model.encoder.set_attn_implementation(attention)
     with torch.no_grad():
-        alone = batch.owner[:, None, :, None] == batch.owner[:, None, None, :]
-        hidden = model.encoder(
-            input_ids=batch.ids, attention_mask=alone, token_type_ids=batch.types, position_ids=batch.positions
-        ).last_hidden_state
-    return [hidden[batch.owner == number] for number in range(int(batch.owner.max()) + 1)]
+        return model.encode(pack("knowledge_masking", examples)).split([len(example.ids) for example in examples])
 
 
 @pytest.mark.parametrize("model_class", [BertModel, BertForPreTraining])
@@ -79,37 +78,122 @@ def test_heads_that_the_prior_lacks_are_listed_as_new(tmp_path):
     assert "heads.sentence_distance.weight" in new and "heads.knowledge_masking.dense.weight" in new
 
 
-def test_packing_computes_every_instance_as_if_alone(tmp_path):
+ON_CPU = ["one_by_one", "in_rows"]
+
+
+@pytest.mark.parametrize("attention", ON_CPU)
+def test_a_flat_batch_gives_what_the_padded_computation_gives(tmp_path, attention):
     bert_checkpoint(tmp_path)
     model, _ = adopt(tmp_path)
     examples = [example(length, length) for length in (9, 30, 17, 40, 5, 22)]
-    packed = run(model, pack("knowledge_masking", examples, 48))
-    for number, lonely in enumerate(examples):
-        (alone,) = run(model, pack("knowledge_masking", [lonely], 48))
-        torch.testing.assert_close(packed[number], alone, atol=2e-6, rtol=0)
+    rows = torch.zeros(2, len(examples), 40, dtype=torch.int64)
+    for row, one in enumerate(examples):
+        rows[0, row, : len(one.ids)], rows[1, row, : len(one.ids)] = map(torch.tensor, (one.ids, one.types))
+    there = torch.tensor([[place < len(one.ids) for place in range(40)] for one in examples])
+    task = torch.full_like(rows[0], TASK_IDS["knowledge_masking"])
+    with torch.no_grad():
+        padded = model.encoder(rows[0], there, rows[1], task).last_hidden_state
+    for row, hidden in enumerate(run(model, examples, attention)):
+        torch.testing.assert_close(hidden, padded[row, : len(hidden)], atol=2e-6, rtol=0)
 
 
-def test_changing_one_instance_leaves_the_others_untouched(tmp_path):
+@pytest.mark.parametrize("attention", ON_CPU)
+def test_the_gradient_is_that_of_the_instances_one_at_a_time(tmp_path, attention):
+    bert_checkpoint(tmp_path)
+    model, _ = adopt(tmp_path)
+    model.encoder.set_attn_implementation(attention)
+    examples = [example(length, length, ["knowledge_masking"]) for length in (9, 30, 17)]
+    model(pack("knowledge_masking", examples))["knowledge_masking"].backward()
+    together = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    model.zero_grad()
+    for lonely in examples:
+        model(pack("knowledge_masking", [lonely]))["knowledge_masking"].backward()
+    alone = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ON_CPU)
+def test_changing_one_instance_leaves_the_others_untouched(tmp_path, attention):
     bert_checkpoint(tmp_path)
     model, _ = adopt(tmp_path)
     before = [example(20, 1), example(20, 2), example(20, 3)]
     after = [before[0], example(20, 9), before[2]]
-    first, second = (run(model, pack("knowledge_masking", examples, 64)) for examples in (before, after))
+    first, second = (run(model, examples, attention) for examples in (before, after))
     assert torch.equal(first[0], second[0]) and torch.equal(first[2], second[2])
     assert not torch.equal(first[1], second[1])
 
 
-def test_packing_keeps_every_token_and_target_and_wastes_little():
+def test_attention_is_chosen_by_what_the_device_offers():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert fitting(cpu, bf16=False, dropout=0.1) == "one_by_one"
+    assert fitting(gpu, bf16=True, dropout=0.0) == "varlen"
+    assert fitting(gpu, bf16=True, dropout=0.1) == fitting(gpu, bf16=False, dropout=0.0) == "in_rows"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="variable-length attention needs a GPU")
+def test_on_gpu_variable_length_attention_gives_what_the_cpu_gives(tmp_path):
+    bert_checkpoint(tmp_path)
+    model, _ = adopt(tmp_path)
+    examples = [example(length, length, ["knowledge_masking"]) for length in (9, 30, 17, 40)]
+    on_cpu = run(model, examples)
+    model.cuda().encoder.set_attn_implementation("varlen")
+    batch = pack("knowledge_masking", examples, 64).to(torch.device("cuda"))
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        on_gpu = model.encode(batch).float().cpu().split(batch.layout.lengths)
+        fused = model(batch)["knowledge_masking"].item()
+        logits = model.predict(batch)["knowledge_masking"].float()
+    for ours, theirs in zip(on_gpu, on_cpu, strict=False):
+        torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0)
+    labels = batch.targets["knowledge_masking"][1]
+    assert fused == pytest.approx(torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item(), rel=0.01)
+
+
+def test_the_fused_loss_is_the_loss_and_so_is_its_gradient(tmp_path):
+    bert_checkpoint(tmp_path)
+    model, _ = adopt(tmp_path)
+    head, embedding = model.heads["knowledge_masking"], model.encoder.embeddings.word_embeddings.weight
+    labels, results = torch.randint(5, 100, (50,)), []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        hidden = torch.randn(50, 32, requires_grad=True)
+        loss = head.fused_loss(hidden, embedding, labels) if fused else model.loss("knowledge_masking", hidden, labels)
+        model.zero_grad()
+        (loss * 0.5).backward()
+        results.append([loss.detach(), hidden.grad, embedding.grad.clone(), head.bias.grad.clone()])
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("multiple", [1, 64])
+def test_a_flat_batch_keeps_every_token_and_target(multiple):
     examples = [example(int(length), n, ["knowledge_masking"]) for n, length in enumerate(np.linspace(5, 64, 50))]
-    batch = pack("knowledge_masking", examples, 64)
-    for number, one in enumerate(examples):
-        mine = batch.owner == number
-        assert batch.ids[mine].tolist() == one.ids.tolist()
-        assert batch.positions[mine].tolist() == list(range(len(one.ids)))
+    batch = pack("knowledge_masking", examples, multiple)
+    parts = zip(
+        batch.ids.split(batch.layout.lengths), batch.positions.split(batch.layout.lengths), examples, strict=False
+    )
+    for ids, positions, one in parts:
+        assert ids.tolist() == one.ids.tolist()
+        assert positions.tolist() == list(range(len(one.ids)))
     where, labels = batch.targets["knowledge_masking"]
-    assert batch.ids.flatten()[where].tolist() == [int(i) for one in examples for i in one.ids[[1, 2]]]
+    assert batch.ids[where].tolist() == [int(i) for one in examples for i in one.ids[[1, 2]]]
     assert labels.tolist() == [3, 4] * len(examples)
-    assert batch.num_tokens / batch.ids.numel() > 0.9
+    assert batch.num_tokens == sum(len(one.ids) for one in examples)
+    assert len(batch.ids) % multiple == 0 and len(batch.ids) - batch.num_tokens < multiple
+
+
+def test_layers_may_be_compiled_or_computed_twice_with_the_same_result(tmp_path):
+    bert_checkpoint(tmp_path)
+    results = []
+    for way in ("plain", "twice", "compiled"):
+        model, _ = adopt(tmp_path)
+        model.encoder.set_attn_implementation("one_by_one")
+        model.prepare(twice=way == "twice", compiled=way == "compiled")
+        model.train()
+        for lengths in ((9, 30, 17), (12, 40)):
+            loss = model(pack("knowledge_masking", [example(n, n, ["knowledge_masking"]) for n in lengths]))
+            loss["knowledge_masking"].backward()
+        results.append([p.grad for p in model.parameters() if p.grad is not None])
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(results[0], results[2], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

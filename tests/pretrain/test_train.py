@@ -19,13 +19,23 @@ from pretrain.config import Config, load_config
 from pretrain.data.batch import Source
 from pretrain.engine import make_engine
 from pretrain.export import export
-from pretrain.loop import optimizer_step, read
+from pretrain.guard import Guard
+from pretrain.loop import State, optimizer_step
 from pretrain.model.model import TASK_IDS
 from pretrain.optimizer import learning_rate
 from pretrain.report import Report
-from pretrain.run import Typed, claim_folder, locked, resume_step, stage_folder, stages_of, wanted_stages
+from pretrain.run import Typed, claim_folder, locked, stage_folder, stages_of, wanted_stages
 from pretrain.tasks.spec import ENTITY, LEVEL, PHRASE, UNIT_START, WORD_START, Tokens
-from pretrain.train import build_model, evaluate, first_shape, load_finished, load_stage, read_sources, train
+from pretrain.train import (
+    build_model,
+    evaluate,
+    first_shape,
+    load_finished,
+    load_weights,
+    read_sources,
+    steps_of,
+    train,
+)
 from pretrain.world import join
 
 TYPED = Typed(Path("tiny.yaml"))
@@ -46,7 +56,7 @@ def with_prior(config: Config, folder: Path, **sizes) -> Config:
 
 
 def run(config, stages=None):
-    with Report(config, resume_step=resume_step(config)) as report:
+    with Report(config) as report:
         train(config, stages, report, TYPED)
 
 
@@ -69,7 +79,7 @@ def test_stages_build_on_each_other_and_export_loads_in_transformers(tiny):
 
     folder = export(tiny)
     model, _, _ = load_finished(tiny, 2)
-    model.eval()
+    model.eval().encoder.set_attn_implementation("sdpa")
     ids = torch.randint(5, 100, (2, 12))
     task_ids = torch.full_like(ids, 3)
     with torch.no_grad():
@@ -143,9 +153,9 @@ def test_an_interrupted_stage_goes_on_where_it_stopped(tiny):
                 os.kill(os.getpid(), signal.SIGINT)
 
     for _ in range(2):
-        with Interrupting(broken, resume_step=resume_step(broken)) as report:
+        with Interrupting(broken) as report:
             train(broken, None, report, TYPED)
-    assert resume_step(broken) == 15
+    assert records(broken, "step")[-1]["run_step"] == 15
     run(broken)
     assert same(weights(whole, 2), weights(broken, 2))
     losses = [[(r["run_step"], r["loss"]) for r in records(config, "step")] for config in (whole, broken)]
@@ -218,7 +228,7 @@ def test_moments_are_carried_or_reset_as_configured(tiny):
 def test_evaluate_repeats_what_training_recorded(tiny):
     run(tiny)
     before = records(tiny, "evaluation")
-    with Report(tiny, resume_step=resume_step(tiny)) as report:
+    with Report(tiny) as report:
         evaluate(tiny, report)
     again = records(tiny, "evaluation")[len(before) :]
     keys = ("stage", "task", "metric", "chance", "detail")
@@ -261,7 +271,7 @@ def test_tasks_added_later_start_from_the_task_row_of_an_ernie_prior(tiny, tmp_p
     prior = load_file(tmp_path / "prior" / "model.safetensors")["ernie.embeddings.task_type_embeddings.weight"]
     shape = type(load_finished(config, 1)[0].config).from_json_file(stage_folder(config, 1) / "config.json")
     model = build_model(config, config.tasks, shape)
-    new = load_stage(model, stage_folder(config, 1))
+    new = load_weights(model, stage_folder(config, 1))
     rows = model.task_embeddings.rows
     assert "encoder.embeddings.task_type_embeddings.rows.sentence_distance" in new
     assert torch.equal(rows["sentence_distance"], prior[0])
@@ -302,11 +312,11 @@ def test_two_trainings_do_not_share_a_run(tiny):
 def test_a_step_whose_task_finds_no_target_moves_no_head(tiny):
     """A batch without a cased letter, say: no loss, no NaN, and the head rests."""
     world = join()
-    engine = make_engine(build_model(tiny, tiny.tasks, first_shape(tiny, None)), tiny.train, world)
-    source = read_sources(tiny, "train", ["capitalization"])["capitalization"]
-    (batch,) = read(source, 0, [], tiny.train, world)
+    engine = make_engine(build_model(tiny, tiny.tasks, first_shape(tiny, None)), tiny.train, world, Guard({}))
+    sources = read_sources(tiny, "train", ["knowledge_masking", "capitalization"])
+    (batch,) = steps_of(tiny, 1, sources, State(stage=1), world)[1]
     nothing = torch.zeros(0, dtype=torch.int64)
-    empty = replace(batch, targets={"capitalization": (nothing, nothing)}, counts={"capitalization": 0})
+    empty = batch._replace(targets={"capitalization": (nothing, nothing)}, counts={"capitalization": 0})
     before = engine.module.heads["capitalization"].weight.clone()
     result = optimizer_step(engine, [empty], 1e-3, world)
     assert float(result.losses["capitalization"]) == 0
