@@ -1,12 +1,13 @@
 """DeepSpeed at its edges: the config derived from ours, and moments by parameter name under any ZeRO stage."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import deepspeed
 import torch
 import torch.distributed as dist
-from torch import nn
+from deepspeed.runtime.zero import GatheredParameters
 
 from pretrain.config import TrainConfig
 from pretrain.guard import Guard
@@ -65,14 +66,20 @@ def gradient_norm(engine) -> torch.Tensor:
 
 def get_weights(engine, keep: bool) -> dict[str, torch.Tensor]:
     """A copy of every weight on the host, where `keep` is set; empty elsewhere. Collective."""
-    return {name: tensor.to("cpu", copy=True) for name, tensor in engine.module.state_dict().items()} if keep else {}
+    weights = {}
+    for name, tensor in engine.module.state_dict(keep_vars=True).items():
+        with GatheredParameters([tensor]) if hasattr(tensor, "ds_id") else nullcontext():
+            if keep:
+                weights[name] = tensor.detach().to("cpu", copy=True)
+    return weights
 
 
 class Fragment(NamedTuple):
     """What this rank optimises of one parameter."""
 
     name: str
-    parameter: nn.Parameter
+    shape: torch.Size
+    """Of the whole parameter."""
     master: torch.Tensor
     """What AdamW steps: the parameter, or under ZeRO the flat tensor of its group that this rank owns."""
     state: dict
@@ -84,20 +91,30 @@ class Fragment(NamedTuple):
 
 def fragments(engine) -> Iterator[Fragment]:
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
-    if not engine.zero_optimization_stage():
-        for group in engine.optimizer.param_groups:
+    zero, stage = engine.optimizer, engine.zero_optimization_stage()
+    if stage == 0:
+        for group in zero.param_groups:
             for parameter in group["params"]:
-                state = engine.optimizer.state[parameter]
-                yield Fragment(names[id(parameter)], parameter, parameter, state, slice(None), slice(None))
-        return
-    zero = engine.optimizer
-    for group, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
-        for parameter in group:
-            ours = theirs = slice(0, 0)
-            if parameter._hp_mapping is not None:
-                low, high = parameter._hp_mapping.lp_fragment_address, parameter._hp_mapping.hp_fragment_address
-                ours, theirs = slice(low.start, low.start + low.numel), slice(high.start, high.start + high.numel)
-            yield Fragment(names[id(parameter)], parameter, flat, zero.optimizer.state[flat], ours, theirs)
+                name, state = names[id(parameter)], zero.state[parameter]
+                yield Fragment(name, parameter.shape, parameter, state, slice(None), slice(None))
+    elif stage == 3:
+        for group, flat in zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True):
+            for parameter in group:
+                _, offset, size = zero.grad_position[zero.get_param_id(parameter)]
+                begin = dist.get_rank() * size
+                count = max(0, min(size, parameter.ds_numel - begin))
+                ours, theirs = slice(begin, begin + count), slice(offset, offset + count)
+                name, state = names[id(parameter)], zero.optimizer.state[flat]
+                yield Fragment(name, parameter.ds_shape, flat, state, ours, theirs)
+    else:
+        for group, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
+            for parameter in group:
+                ours = theirs = slice(0, 0)
+                if parameter._hp_mapping is not None:
+                    low, high = parameter._hp_mapping.lp_fragment_address, parameter._hp_mapping.hp_fragment_address
+                    ours, theirs = slice(low.start, low.start + low.numel), slice(high.start, high.start + high.numel)
+                name, state = names[id(parameter)], zero.optimizer.state[flat]
+                yield Fragment(name, parameter.shape, flat, state, ours, theirs)
 
 
 def get_moments(engine, keep: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
@@ -107,26 +124,26 @@ def get_moments(engine, keep: bool = True) -> tuple[dict[str, torch.Tensor], dic
     """
     tensors: dict[str, torch.Tensor] = {}
     updates: dict[str, int] = {}
-    for name, parameter, _, state, ours, theirs in fragments(engine):
+    for name, shape, master, state, ours, theirs in fragments(engine):
         if "step" not in state:
             continue
-        updates[group_of(name, parameter)] = int(state["step"])
+        updates[group_of(name, len(shape))] = int(state["step"])
         for moment in MOMENTS:
-            full = torch.zeros(parameter.numel(), device=parameter.device)
+            full = torch.zeros(shape.numel(), device=master.device)
             full[ours] = state[moment].flatten()[theirs]
             if engine.zero_optimization_stage():
                 dist.all_reduce(full)
             if keep:
-                tensors[f"{name}.{moment}"] = full.view_as(parameter).cpu()
+                tensors[f"{name}.{moment}"] = full.view(shape).cpu()
     return tensors, updates
 
 
 def set_moments(engine, tensors: dict[str, torch.Tensor], updates: dict[str, int]) -> None:
     """The reverse, before the first step; a parameter that `tensors` does not name starts afresh."""
-    for name, parameter, master, state, ours, theirs in fragments(engine):
+    for name, shape, master, state, ours, theirs in fragments(engine):
         if f"{name}.{MOMENTS[0]}" not in tensors:
             continue
         for moment in MOMENTS:
             whole = state.setdefault(moment, torch.zeros_like(master))
             whole.view(-1)[theirs] = tensors[f"{name}.{moment}"].to(master.device).flatten()[ours]
-        state["step"] = torch.tensor(float(updates[group_of(name, parameter)]), device=master.device)
+        state["step"] = torch.tensor(float(updates[group_of(name, len(shape))]), device=master.device)

@@ -46,24 +46,27 @@ class RestingAdamW(torch.optim.AdamW):
 
 
 def parameter_groups(model: Model, weight_decay: float) -> list[dict]:
-    """Encoder with and without weight decay, the pooler, and each task's head and embedding; only matrices decay."""
+    """Encoder with and without weight decay, the pooler, and each task's head and embedding; only matrices decay.
+
+    All are idle until a step wakes them: ZeRO 3 begins with a step of its own, which must change nothing.
+    """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault(group_of(name, parameter), []).append(parameter)
+        groups.setdefault(group_of(name, parameter.ndim), []).append(parameter)
     return [
-        {"params": params, "name": name, "weight_decay": weight_decay if name == "encoder" else 0.0, "idle": False}
+        {"params": params, "name": name, "weight_decay": weight_decay if name == "encoder" else 0.0, "idle": True}
         for name, params in sorted(groups.items())
     ]
 
 
-def group_of(name: str, parameter: nn.Parameter) -> str:
+def group_of(name: str, ndim: int) -> str:
     if name.startswith("heads."):
         return "head." + name.split(".")[1]
     if name.startswith("encoder.embeddings.task_type_embeddings."):
         return "embedding." + name.rsplit(".", 1)[1]
     if name.startswith("encoder.pooler."):
         return "pooler"
-    return "encoder" if parameter.ndim >= 2 else "encoder.no_decay"
+    return "encoder" if ndim >= 2 else "encoder.no_decay"
 
 
 def awake(task: str, predicted: set[str]) -> set[str]:

@@ -1,18 +1,21 @@
 """What a rank does in tests/pretrain/test_engine.py."""
 
 import os
+import signal
 from pathlib import Path
 
 import torch
 
 from pretrain.config import Config
 from pretrain.data.steps import Steps
-from pretrain.engine import get_moments, make_engine, set_moments
+from pretrain.engine import get_moments, get_weights, make_engine, set_moments
 from pretrain.guard import Guard
 from pretrain.loop import State, train_stage
+from pretrain.report import Report
+from pretrain.run import Typed, finished
 from pretrain.schedule import Stage
 from pretrain.schedule.reading import Reading
-from pretrain.train import build_model, first_shape, read_sources
+from pretrain.train import build_model, first_shape, read_sources, train
 from pretrain.world import join
 
 
@@ -28,16 +31,16 @@ def train_some(
     if moments_from is not None:
         tensors, updates = torch.load(moments_from)
         set_moments(engine, tensors, updates)
-    before = {name: p.detach().clone() for name, p in engine.module.named_parameters()}
+    before = get_weights(engine, keep=True)
     losses, moved = [], []
 
     def after_step(state, task, rate, result):
         names = list(result.losses)
         sums = world.sum([float(result.losses[name]) for name in names])
         losses.append({name: s / result.targets[name] for name, s in zip(names, sums, strict=True)})
-        now = dict(engine.module.named_parameters())
+        now = get_weights(engine, keep=True)
         moved.append([task, sorted(name for name, old in before.items() if not torch.equal(old, now[name]))])
-        before.update({name: p.detach().clone() for name, p in now.items()})
+        before.update(now)
 
     reading = Reading(Stage(steps), parsed.train.batch_size, parsed.corpus.max_length)
     sources, state, micro = read_sources(parsed, "train", known), State(stage=1), parsed.train.micro_batch_size
@@ -49,8 +52,25 @@ def train_some(
     return {
         "losses": losses,
         "moved": moved,
-        "weights": {name: p.double().sum().item() for name, p in engine.module.named_parameters()},
+        "weights": {name: tensor.double().sum().item() for name, tensor in before.items()},
         "moments": {name: tensor.double().abs().sum().item() for name, tensor in tensors.items()},
         "updates": updates,
         "positions": state.positions,
     }
+
+
+def run(folder: Path, home: str, config: dict, stop: int | None) -> dict:
+    """Train a run in the folder `home`, and be interrupted at a step; returns the stages that are finished."""
+    os.chdir(home)
+    torch.set_num_threads(1)
+    parsed, rank = Config.model_validate(config), os.environ["RANK"]
+
+    class Stopping(Report):
+        def step(self, record):
+            super().step(record)
+            if record["run_step"] == stop:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with Stopping(parsed, main=rank == "0") as report:
+        train(parsed, None, report, Typed(Path("tiny.yaml")))
+    return {"finished": [number for number in (1, 2) if finished(parsed, number)]}

@@ -12,14 +12,15 @@ def run_ranks(function: str, size: int, folder: Path, **arguments) -> list[dict]
     """`function` is `module:name` of a function (folder, **arguments) -> dict; returns what each rank returned."""
     answers = folder / f"answers-{size}"
     answers.mkdir()
-    subprocess.run(
+    done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}",
             str(Path(__file__)), function, str(folder), str(answers), json.dumps(arguments),
         ],
-        check=True, timeout=300, capture_output=True, text=True,
+        timeout=300, capture_output=True, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     return [json.loads((answers / f"{rank}.json").read_text()) for rank in range(size)]
 
 

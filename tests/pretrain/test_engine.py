@@ -41,7 +41,7 @@ def test_uneven_micro_batches_equal_one_batch(tiny, tmp_path, one_rank):
     assert_same_run(one_rank, train(tiny, tmp_path, 1, micro_batch_size=3)[1][0])
 
 
-@pytest.mark.parametrize("zero_stage", [1, 2])
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_zero_equals_plain(tiny, tmp_path, one_rank, zero_stage):
     _, (first, second) = train(tiny, tmp_path, 2, zero_stage=zero_stage, micro_batch_size=2)
     assert first["weights"] == second["weights"]
@@ -50,7 +50,7 @@ def test_zero_equals_plain(tiny, tmp_path, one_rank, zero_stage):
     assert first["updates"] == one_rank["updates"]
 
 
-@pytest.mark.parametrize(("size", "zero_stage"), [(1, 0), (2, 1), (2, 2)])
+@pytest.mark.parametrize(("size", "zero_stage"), [(1, 0), (2, 1), (2, 3)])
 def test_an_idle_head_does_not_move_by_one_bit(tiny, tmp_path, size, zero_stage):
     steps = {"knowledge_masking": 3, "capitalization": 2, "sentence_distance": 2}
     _, (run, *_) = train(tiny, tmp_path, size, steps, zero_stage=zero_stage, companions=["capitalization"])
@@ -63,7 +63,7 @@ def test_an_idle_head_does_not_move_by_one_bit(tiny, tmp_path, size, zero_stage)
         assert any("pooler" in name for name in moved) == (task == "sentence_distance")
 
 
-@pytest.mark.parametrize(("size", "zero_stage"), [(1, 0), (2, 1)])
+@pytest.mark.parametrize(("size", "zero_stage"), [(1, 0), (2, 1), (2, 3)])
 def test_moments_are_carried_by_name_over_ranks_and_zero_stages(tiny, tmp_path, size, zero_stage):
     _, (source, *_) = train(tiny, tmp_path, 1, known=TASKS[:1], steps={"knowledge_masking": 2})
     kept = next(tmp_path.glob("1-*/moments-1-0.pt"))
