@@ -23,7 +23,7 @@ from pretrain.config import Config, resolved
 from pretrain.data.batch import Source
 from pretrain.data.feed import order
 from pretrain.data.steps import ALIGNED, Steps
-from pretrain.engine import in_bf16, make_engine, set_moments
+from pretrain.engine import get_weights, in_bf16, make_engine, set_moments
 from pretrain.evaluate import evaluate as evaluate_tasks
 from pretrain.guard import Guard
 from pretrain.loop import State, StepResult, train_stage
@@ -108,7 +108,9 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
     if done:
         pace.note_skipped(state)
         held_out = read_sources(config, "validation", known)
-        records = evaluate_tasks(engine.module, held_out, config.evaluate.instances, config.train, world)
+        records = evaluate_tasks(
+            whole(engine, config, known, world), held_out, config.evaluate.instances, config.train, world
+        )
         report.evaluation([{"kind": "evaluation", "run_step": state.run_step, "stage": number, **r} for r in records])
         snapshot = take_snapshot(engine, state, manifest, config, world)
         if world.main:
@@ -173,6 +175,16 @@ def fit(model: Model, config: Config, device: torch.device) -> None:
     """Choose the attention that suits the device."""
     bf16 = in_bf16(config.train, device.type == "cuda")
     model.encoder.set_attn_implementation(fitting(device, bf16, model.config.attention_probs_dropout_prob))
+
+
+def whole(engine, config: Config, tasks: Sequence[str], world: World) -> Model:
+    """The model in one piece: under ZeRO 3 the engine's has parts alone, and ranks would wait for each other's."""
+    if engine.zero_optimization_stage() < 3:
+        return engine.module
+    model = build_model(config, tasks, engine.module.config)
+    model.load_state_dict(get_weights(engine, keep=True))
+    fit(model, config, world.device)
+    return model.to(world.device)
 
 
 def steps_of(config: Config, number: int, sources: dict[str, Source], state: State, world: World) -> Steps:
