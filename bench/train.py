@@ -37,8 +37,7 @@ from corpus_tools.build import build_corpus
 from corpus_tools.config import CorpusConfig
 from corpus_tools.shards import Instances
 from pretrain.config import Config, ModelConfig, ScheduleConfig, TrainConfig
-from pretrain.plan import count_classes, memory, parameters, read_sizes
-from pretrain.run import stages_of
+from pretrain.plan import count_classes, parameters, planned_memory, read_sizes
 
 # Every run is a process of its own, which imports this file: what takes seconds to import is left to who needs it.
 
@@ -198,16 +197,14 @@ def compare(setting: Setting, lengths: Lengths, sides: Sequence[str], rounds: in
     single, seven = middle["single"], middle["seven"]
     config = config_of(setting, "single", lengths)
     sizes, (classes, _) = read_sizes(config), count_classes(config)
-    total, instances = parameters(sizes, classes).total, config.train.micro_batch_size
-    planned = memory(sizes, total, 0, 1, instances, setting.length, config.corpus.mask_share)
     result = {f"single_vs_{side}": ratio(speeds["single"], speeds[side]) for side in sides if side in PEERS} | {
         "seven_vs_single": ratio(speeds["single"], speeds["seven"]),
         "padding_share": max(single.padding_share, seven.padding_share),
         "data_wait_share": max(single.data_wait_share, seven.data_wait_share),
         "mfu": mfu(sizes, single.tokens_per_second, lengths.attended, single.predicted, peak),
         "ceiling_tokens_per_second": ceiling(sizes, lengths.attended, single.predicted, peak),
-        "parameters": total,
-        "planned_bytes": sum(planned),
+        "parameters": parameters(sizes, classes).total,
+        "planned_bytes": planned_memory(config, ranks=1),
         "sides": {side: run._asdict() | {"rounds": speeds[side]} for side, run in middle.items()},
     }
     if setting.device == "cpu":
@@ -283,46 +280,40 @@ def build(length: int, workers: int) -> Lengths:
 
 def ours(setting: Setting, side: str, lengths: Lengths, profiler: profile | None = None) -> Run:
     """The loop of training, with all that it needs built as training builds it."""
-    from pretrain import loop
     from pretrain.engine import make_engine
-    from pretrain.train import build_model, first_shape, read_sources
+    from pretrain.guard import Guard
+    from pretrain.loop import State, StepResult, train_stage
+    from pretrain.train import READERS_ON_GPU, build_model, first_shape, fit, read_sources, steps_of
     from pretrain.world import join
 
     torch.set_num_threads(setting.threads)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     config, world = config_of(setting, side, lengths), join()
-    stage, first = stages_of(config)[0], first_of(config.tasks)
+    first, readers = first_of(config.tasks), READERS_ON_GPU if setting.device == "cuda" else 0
     before = psutil.Process().memory_info().rss
     model = build_model(config, config.tasks, first_shape(config, None))
-    engine = make_engine(model, config.train, world)
-    sources = read_sources(config, "train", config.tasks)
-    clock, count, read = Clock(setting.device), Counter[str](), loop.read
+    fit(model, config, world.device)
+    state, guard = State(stage=1), Guard({}, config.train.spike, config.train.spike_window)
+    engine = make_engine(model, config.train, world, guard)
+    steps = steps_of(config, 1, read_sources(config, "train", config.tasks), state, world)
+    clock, count = Clock(setting.device), Counter[str]()
 
-    def timed_read(*arguments):
-        begun = time.perf_counter()
-        batches = read(*arguments)
-        count["waited"] += time.perf_counter() - begun
-        return batches
-
-    loop.read = timed_read
-
-    def after_step(state: loop.State, task: str, rate: float, result: loop.StepResult) -> None:
+    def after_step(state: State, task: str, rate: float, result: StepResult) -> None:
         if state.step > first:
             count["tokens"] += result.tokens
             count["slots"] += result.slots
+            count["waited"] += result.waited
             count["predicted"] += result.targets.get("knowledge_masking", 0)
         if state.step == first:
-            count.clear()
             clock.start()
             if profiler is not None:
                 profiler.start()
-        if state.step == stage.total:
+        if state.step == len(steps):
             clock.stop()
             if profiler is not None:
                 profiler.stop()
 
-    state = loop.State(stage=1)
-    loop.train_stage(engine, stage, sources, state, config.train, config.seed, world, after_step, lambda: False)
+    train_stage(engine, steps, state, config.train, config.seed, world, guard, readers, after_step, lambda: False)
     return run_of(clock, count, before)
 
 
