@@ -6,7 +6,7 @@ ARGS ?=
 CUMUL := .venv/bin/cumul
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras demo plan corpus stage1 stage2 stage3 evaluate export results test test-all check clean
+.PHONY: help setup extras demo plan corpus stage1 stage2 stage3 evaluate export results test test-all check bench clean
 
 help: ## list the targets
 	@echo 'make TARGET [CONFIG=configs/mine.yaml] [ARGS="section.key=value …"]'
@@ -62,6 +62,9 @@ check: setup ## style and types
 	@.venv/bin/ruff check --quiet .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
+
+bench: extras ## how fast training is, beside Hugging Face's Trainer (ARGS="--device cuda": on a GPU)
+	@.venv/bin/python bench/train.py $(ARGS)
 
 clean: ## remove caches; never runs, corpora or .venv
 	@rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -17,11 +17,12 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import rjieba
 from tokenizers import Tokenizer
@@ -36,6 +37,7 @@ from pretrain.tasks import TASKS
 
 BATCH = 1000
 """Paragraphs that the peer encodes at once."""
+Result = TypeVar("Result")
 
 
 def main() -> None:
@@ -47,19 +49,20 @@ def main() -> None:
     arguments = parser.parse_args()
     result: dict[str, float] = {}
     peak = 0.0
+    texts = {"en": list(documents_of(arguments.english)), "zh": list(documents_of(arguments.chinese))}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        for language, source in {"en": arguments.english, "zh": arguments.chinese}.items():
+        for language, documents in texts.items():
             name = {"en": "english", "zh": "chinese"}[language]
-            size = write(source, language, arguments.mb)
+            size = write(documents, language, arguments.mb, 16_000)
             times: dict[str, list[float]] = {"peer": [], "one": [], "two": []}
             for turn in range(arguments.rounds):
-                times["peer"].append(alone(peer, language)[0])
-                seconds, memory = alone(build, language, 1, turn)
+                times["peer"].append(alone(timed, peer, language)[0])
+                seconds, memory = alone(timed, build, language, 1, turn)
                 times["one"].append(seconds)
                 peak = max(peak, memory)
                 if language == "en":
-                    times["two"].append(alone(build, language, 2, turn)[0])
+                    times["two"].append(alone(timed, build, language, 2, turn)[0])
             middle = {key: statistics.median(values) for key, values in times.items() if values}
             result[f"{name}_vs_tokenizer"] = ratio(times["one"], times["peer"])
             result[f"{name}_mb_s"] = size / middle["one"]
@@ -83,9 +86,8 @@ def tasks_of(language: str) -> list[str]:
     return [name for name, spec in TASKS.items() if language in spec.languages]
 
 
-def write(source: str, language: str, mb: float) -> float:
-    """Write `mb` of text and a tokenizer trained on it; MB written."""
-    documents = list(documents_of(source))
+def write(documents: Sequence[Document], language: str, mb: float, vocabulary: int) -> float:
+    """Write `mb` of text, the documents repeated under other ids, and a tokenizer trained on it; MB written."""
     size = 0
     with Path(f"{language}.jsonl").open("w", encoding="utf-8") as file:
         for number in count():
@@ -96,7 +98,7 @@ def write(source: str, language: str, mb: float) -> float:
             size += len(text.encode())
             if size >= mb * 1e6:
                 break
-    Path(f"{language}.json").write_text(train_tokenizer(paragraphs(language), 16_000, True).to_str(), "utf-8")
+    Path(f"{language}.json").write_text(train_tokenizer(paragraphs(language), vocabulary, True).to_str(), "utf-8")
     return size / 1e6
 
 
@@ -113,13 +115,14 @@ def paragraphs(language: str) -> Iterator[str]:
             yield from json.loads(line)["text"].split("\n")
 
 
-def alone(function: Callable[..., float], *arguments: object) -> tuple[float, float]:
-    """Seconds, and the peak memory in MB of the process that took them and of those below it."""
+def alone(function: Callable[..., Result], *arguments: object) -> Result:
+    """What the function returns in a new process of its own."""
     with ProcessPoolExecutor(1, get_context("spawn")) as executor:
-        return executor.submit(timed, function, *arguments).result()
+        return executor.submit(function, *arguments).result()
 
 
 def timed(function: Callable[..., float], *arguments: object) -> tuple[float, float]:
+    """Seconds, and the peak memory in MB of the process that took them and of those below it."""
     seconds = function(*arguments)
     peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return seconds, max(peaks) / 1024
