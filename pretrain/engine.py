@@ -57,6 +57,12 @@ def make_engine(model: Model, config: TrainConfig, world: World, guard: Guard):
     return engine
 
 
+def clear_gradients(engine) -> None:
+    """Before a step. Under ZeRO 3 what a step does not use would keep an old gradient, which counts in the norm."""
+    if engine.zero_optimization_stage() == 3:
+        engine.optimizer.grad_partitions_flat_buffer.zero_()
+
+
 def gradient_norm(engine) -> torch.Tensor:
     """Global norm of the last step's gradient, before clipping; infinite where ZeRO found that it is not finite."""
     if engine.zero_optimization_stage():

@@ -10,7 +10,7 @@ import torch
 from pretrain.config import TrainConfig
 from pretrain.data.batch import Batch
 from pretrain.data.steps import Steps, read_ahead
-from pretrain.engine import gradient_norm
+from pretrain.engine import clear_gradients, gradient_norm
 from pretrain.guard import Guard
 from pretrain.optimizer import awake, learning_rate
 from pretrain.world import World
@@ -98,6 +98,7 @@ def optimizer_step(engine, batches: Sequence[Batch], rate: float, world: World, 
     *counts, tokens, slots, stops = map(int, world.sum([*local, tokens, slots, stop]))
     targets = dict(zip(tasks, counts, strict=True))
     losses = {task: torch.zeros((), device=world.device) for task in tasks}
+    clear_gradients(engine)
     for batch in batches:
         total = torch.zeros((), device=world.device)
         for task, loss in engine(batch).items():

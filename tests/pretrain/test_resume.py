@@ -176,7 +176,8 @@ def test_a_run_goes_on_with_other_ranks_and_another_zero_stage(tiny, tmp_path, b
         )
     assert moved[0] == {"finished": [1, 2]}
     for one, other in zip(records(whole, "step"), records(tiny, "step"), strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-4)
         assert one["tokens"] == other["tokens"]
     (record,) = records(tiny, "resume")
     assert record["changed"] == {"ranks": [before[0], after[0]], "train.zero_stage": [before[1], after[1]]}
