@@ -71,9 +71,11 @@ class Report:
         """Drop the records of later steps: they will be made again."""
         if self.main:
             self.file.close()
-            path = self.config.folder() / "metrics.jsonl"
-            keep_until(path, run_step)
-            self.file = path.open("a", encoding="utf-8")
+            folder = self.config.folder()
+            for name in ("metrics.jsonl", "skipped.jsonl"):
+                if (folder / name).exists():
+                    keep_until(folder / name, run_step)
+            self.file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
 
     def resumed(self, record: dict) -> None:
         if not self.main:
