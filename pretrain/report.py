@@ -294,7 +294,7 @@ def start_wandb(config: Config) -> Any:
         id=path.read_text().strip(),
         resume="allow",
         mode=config.log.wandb,
-        dir=str(config.folder()),
+        dir=str(config.folder().resolve()),  # its service is another process, perhaps of an older working folder
         config=config.model_dump(mode="json"),
         settings=wandb.Settings(console="off", silent=True),
     )

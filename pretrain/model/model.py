@@ -17,6 +17,7 @@ from transformers.activations import ACT2FN
 from pretrain.config import ModelConfig
 from pretrain.data.batch import Batch
 from pretrain.model.attention import one_by_one
+from pretrain.model.dropout import replace_dropout
 from pretrain.model.prior import Prior, fit_types
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Head
@@ -111,6 +112,7 @@ class Model(nn.Module):
                 torch.manual_seed(int.from_bytes(blake2b(f"{seed}/{task}".encode(), digest_size=7).digest(), "big"))
                 self.heads[task] = build_head(task, classes, config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        replace_dropout(self)
 
     def prepare(self, twice: bool, compiled: bool) -> None:
         """`twice`: keep only what goes between layers, and compute the rest again on the way back."""
