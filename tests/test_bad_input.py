@@ -170,7 +170,7 @@ COMMANDS = {
     f"0 {ADOPT} model.prior=cut": "model.prior=cut: model.safetensors is damaged",
     f"0 {ADOPT} model.prior=broken": "model.prior=broken: config.json is damaged",
     f"{LIMIT} train mine.yaml": "cannot write runs/mine/stage1/model.safetensors: ",
-    f"{LIMIT} train mine.yaml train.checkpoint_every=1": "cannot write runs/mine/stage1/checkpoints/step1.part/model.safetensors: ",
+    f"{LIMIT} train mine.yaml train.checkpoint_every=1": "cannot write runs/mine/stage1/checkpoints/step1.part/model",
     "0 train mine.yaml": None,
 }
 """Bytes that a file may have (0: any number), command, and what is said; None where it succeeds."""

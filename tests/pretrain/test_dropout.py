@@ -1,4 +1,4 @@
-"""What dropout promises: its share is dropped, the mean stays, the gradient passes where the value did, seeds repeat."""
+"""What dropout promises: its share is dropped, the mean stays, the gradient goes the same way, seeds repeat."""
 
 import pytest
 import torch
