@@ -25,6 +25,7 @@ class ModelConfig(Section):
     activation: Literal["gelu", "relu"] = "gelu"
     dropout: float = Field(0.1, ge=0, lt=1)
     attention_dropout: float = Field(0.1, ge=0, lt=1)
+    """0 lets a GPU use flash attention, which has no dropout over instances of different lengths."""
 
     @model_validator(mode="after")
     def heads_fit(self) -> "ModelConfig":
@@ -150,7 +151,10 @@ class Config(Section):
                 f"model.prior={self.model.prior} knows the ids of its own tokenizer, not those of a trained one. "
                 f"Set corpus.tokenizer={self.model.prior}."
             )
+        count = len(SCHEDULES[self.schedule.kind](self.groups(), self.schedule.steps_per_task))
         for number, growth in self.train.growth.items():
+            if not 1 <= number <= count:
+                raise ValueError(f"train.growth: stage {number} does not exist: this schedule has stages 1 to {count}.")
             if growth.batch_size is not None and self.train.batch_size % growth.batch_size:
                 raise ValueError(
                     f"train.growth: stage {number} begins with batches of {growth.batch_size}, of which "

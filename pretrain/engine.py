@@ -24,11 +24,13 @@ def in_bf16(config: TrainConfig, gpu: bool) -> bool:
 
 def deepspeed_config(config: TrainConfig, world_size: int, gpu: bool) -> dict[str, Any]:
     """DeepSpeed's JSON. We own accumulation: a step may have any number of micro-batches, the boundary is `step()`."""
-    if config.batch_size % world_size:
-        raise ValueError(
-            f"train.batch_size={config.batch_size} cannot be shared by {world_size} ranks equally. "
-            f"Choose a multiple of {world_size}."
-        )
+    sizes = {"train.batch_size": config.batch_size}
+    sizes |= {f"train.growth.{stage}.batch_size": grown.batch_size or 0 for stage, grown in config.growth.items()}
+    for name, size in sizes.items():
+        if size % world_size:
+            raise ValueError(
+                f"{name}={size} cannot be shared by {world_size} ranks equally. Choose a multiple of {world_size}."
+            )
     micro = min(config.micro_batch_size, config.batch_size // world_size)
     return {
         "train_micro_batch_size_per_gpu": micro,

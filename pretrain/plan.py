@@ -97,14 +97,16 @@ def operations(sizes: Sizes, tokens: int, length: int, predicted: float = 0) -> 
 def memory(sizes: Sizes, total: int, zero: int, ranks: int, sequences: int, length: int, masked: float) -> Memory:
     """Per rank, with `total` parameters, under a ZeRO stage; `masked` is the share of tokens that masked LM predicts.
 
-    ZeRO 1 shares moments, and adds each rank's share of a second copy of the weights; 2 shares gradients too.
+    ZeRO 1 shares moments, and adds each rank's share of a second copy of the weights; 2 shares gradients too, 3 weights
+    too, but for the layer at work.
     """
     number = 4
+    copies = total / ranks if zero else 0
     tokens = sequences * length
     layer = 17 * tokens * sizes.hidden + 2.5 * sizes.heads * length * tokens
     logits = 2 * masked * tokens * sizes.vocabulary
     return Memory(
-        weights=number * (total + (total / ranks if zero else 0)),
+        weights=number * (copies + (total / ranks if zero == 3 else total)),
         gradients=number * total / (ranks if zero >= 2 else 1),
         moments=2 * number * total / (ranks if zero else 1),
         activations=number * (sizes.layers * layer + logits),

@@ -68,6 +68,10 @@ def test_the_dumped_configuration_is_read_back_equal(tmp_path):
         ("corpus.mask_levels={basic: 0.5, phrase: 0.4}", "the shares of basic, phrase add up to 0.9, not to 1."),
         ("corpus.mask_levels={basic: .nan}", "basic=nan is no share"),
         ("train.companions=[sentence_distance]", "sentence_distance is a sentence-level task"),
+        ("train.growth={4: {steps: 10}}", "train.growth: stage 4 does not exist: this schedule has stages 1 to 3."),
+        ("train.growth={1: {steps: 10, batch_size: 5}}", "batches of 5, of which train.batch_size=32 is no multiple"),
+        ("train.growth={1: {steps: 10, max_length: 900}}", "sequences of 900 tokens, corpus.max_length is 128"),
+        ("train.growth={1: {step: 10}}", "train.growth.1.steps"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_setting(override, says):

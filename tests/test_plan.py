@@ -65,6 +65,7 @@ def test_memory_shrinks_with_what_is_shared():
     assert of(0, 8) == alone
     assert of(1, 8).moments == 1e6 and of(1, 8).gradients == 4e6 and of(1, 8).weights == 4.5e6
     assert of(2, 8).gradients == 0.5e6 and of(2, 8).weights == 4.5e6
+    assert of(3, 8).gradients == 0.5e6 and of(3, 8).weights == 1e6
     assert of(0, 1, sequences=8).activations == 2 * alone.activations
 
 

@@ -34,13 +34,16 @@ class Example(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where the instances of a flat batch lie."""
+    """Where instances that lie end to end begin and end."""
 
     lengths: list[int]
     starts: torch.Tensor
     """(instances + 1,), int32: where each begins, and where the last one ends."""
     places: torch.Tensor
-    """(tokens,): where each token would stand if every instance had a row as long as the longest."""
+    """(sum of lengths,): where each slot would stand if every instance had a row as long as the longest."""
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Layout":
+        return Layout(self.lengths, change(self.starts), change(self.places))
 
 
 class Batch(NamedTuple):
@@ -51,8 +54,12 @@ class Batch(NamedTuple):
     types: torch.Tensor
     positions: torch.Tensor
     layout: Layout
+    read: torch.Tensor
+    """(reads,): the slots whose hidden states are read: those with a target, and the first of each instance."""
+    read_layout: Layout
+    """Of the slots that are read."""
     targets: dict[str, tuple[torch.Tensor, torch.Tensor]]
-    """Per task: positions into the slots, and labels."""
+    """Per task: positions into `read`, and labels."""
     num_tokens: int
     """Slots that hold a token; the rest is padding."""
     counts: dict[str, int]
@@ -69,7 +76,9 @@ class Batch(NamedTuple):
             ids=change(self.ids),
             types=change(self.types),
             positions=change(self.positions),
-            layout=Layout(self.layout.lengths, change(self.layout.starts), change(self.layout.places)),
+            layout=self.layout.map(change),
+            read=change(self.read),
+            read_layout=self.read_layout.map(change),
             targets={task: (change(where), change(labels)) for task, (where, labels) in self.targets.items()},
         )
 
@@ -130,39 +139,48 @@ class Source:
 
 
 def shorten(segments: list[Tokens], room: int) -> list[Tokens]:
-    """The beginning of every segment, each in proportion to its length, at most `room` tokens but one of each."""
-    total = sum(len(segment.ids) for segment in segments)
+    """The beginning of every segment, in proportion to its length: at most `room` tokens, but at least one of each."""
+    number, total = len(segments), sum(len(segment.ids) for segment in segments)
     if total <= room:
         return segments
-    kept = [max(1, len(segment.ids) * room // total) for segment in segments]
+    more = max(0, room - number)  # beside one of each
+    kept = [1 + (len(segment.ids) - 1) * more // max(1, total - number) for segment in segments]
     return [Tokens(s.ids[:keep], s.annotations[:keep]) for s, keep in zip(segments, kept, strict=True)]
 
 
 def pack(task: str, examples: Sequence[Example], multiple: int = 1) -> Batch:
     """Examples end to end. The number of slots is a multiple of `multiple`: [PAD]s at the end are an instance too."""
-    lengths = [len(example.ids) for example in examples]
-    num_tokens = sum(lengths)
-    starts = np.cumsum([0, *lengths])
+    num_tokens = sum(len(example.ids) for example in examples)
+    if lacking := -num_tokens % multiple:
+        nothing = {name: Target(np.zeros(0, np.int64), np.zeros(0, np.int64)) for name in examples[0].targets}
+        examples = [*examples, Example(np.zeros(lacking, np.int64), np.zeros(lacking, np.int64), nothing)]
+    reads = [np.unique(np.concatenate([[0], *(t.positions for t in example.targets.values())])) for example in examples]
+    layout, read_layout = lay_out([len(example.ids) for example in examples]), lay_out([len(read) for read in reads])
     targets = {}
     for name in examples[0].targets:
-        where = [example.targets[name].positions + start for example, start in zip(examples, starts, strict=False)]
+        found = [np.searchsorted(read, e.targets[name].positions) for read, e in zip(reads, examples, strict=True)]
         labels = [example.targets[name].labels for example in examples]
-        targets[name] = tensor(np.concatenate(where)), tensor(np.concatenate(labels).astype(np.int64))
-    filler = np.zeros(-num_tokens % multiple, np.int64)
-    if len(filler):
-        lengths.append(len(filler))
-    positions = [np.arange(length) for length in lengths]
+        targets[name] = tensor(shifted(found, read_layout)), tensor(np.concatenate(labels).astype(np.int64))
     return Batch(
         task=task,
-        ids=tensor(np.concatenate([*(example.ids for example in examples), filler])),
-        types=tensor(np.concatenate([*(example.types for example in examples), filler])),
-        positions=tensor(np.concatenate(positions)),
-        layout=Layout(
-            lengths=lengths,
-            starts=tensor(np.cumsum([0, *lengths], dtype=np.int32)),
-            places=tensor(np.concatenate([row * max(lengths) + place for row, place in enumerate(positions)])),
-        ),
+        ids=tensor(np.concatenate([example.ids for example in examples])),
+        types=tensor(np.concatenate([example.types for example in examples])),
+        positions=tensor(np.concatenate([np.arange(len(example.ids)) for example in examples])),
+        layout=layout,
+        read=tensor(shifted(reads, layout)),
+        read_layout=read_layout,
         targets=targets,
         num_tokens=num_tokens,
         counts={name: len(labels) for name, (_, labels) in targets.items()},
     )
+
+
+def lay_out(lengths: list[int]) -> Layout:
+    places = [row * max(lengths) + np.arange(length) for row, length in enumerate(lengths)]
+    return Layout(lengths, tensor(np.cumsum([0, *lengths], dtype=np.int32)), tensor(np.concatenate(places)))
+
+
+def shifted(positions: Sequence[np.ndarray], layout: Layout) -> np.ndarray:
+    """Positions inside instances as positions inside the layout."""
+    starts = layout.starts.tolist()
+    return np.concatenate([inside + start for inside, start in zip(positions, starts, strict=False)])

@@ -1,7 +1,7 @@
 """Attention inside the instances of a flat batch, by what the device offers; all give the same result.
 
-Each is an attention function of transformers, for query, key and value of shape (1, heads, slots, width); the layout of
-the batch reaches it through the encoder's keyword arguments.
+Each is an attention function of transformers, for key and value of shape (1, heads, slots, width) and a query that may
+have fewer slots, `queries` being their layout.
 """
 
 import torch
@@ -24,10 +24,12 @@ def one_by_one(
     scaling: float,
     dropout: float,
     layout: Layout,
+    queries: Layout,
     **unused: object,
 ) -> tuple[Tensor, None]:
     """Instance by instance: on CPU the fastest, up to 3.5 times at length 512."""
-    parts = zip(*(tensor[0].split(layout.lengths, 1) for tensor in (query * scaling, key, value)), strict=True)
+    places = ((query * scaling, queries), (key, layout), (value, layout))
+    parts = zip(*(tensor[0].split(where.lengths, 1) for tensor, where in places), strict=True)
     mixed = [drop(torch.softmax(q @ k.transpose(1, 2), -1), dropout) @ v for q, k, v in parts]
     return torch.cat(mixed, 1).transpose(0, 1)[None], None
 
@@ -42,12 +44,13 @@ def varlen(
     scaling: float,
     dropout: float,
     layout: Layout,
+    queries: Layout,
     **unused: object,
 ) -> tuple[Tensor, None]:
     """Flash attention over instances of any length: 16-bit numbers on GPU, no dropout."""
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    longest = max(layout.lengths)
-    mixed = varlen_attn(q, k, v, layout.starts, layout.starts, longest, longest, scale=scaling)
+    longest = max(queries.lengths), max(layout.lengths)
+    mixed = varlen_attn(q, k, v, queries.starts, layout.starts, *longest, scale=scaling)
     assert isinstance(mixed, Tensor)
     return mixed[None], None
 
@@ -62,21 +65,20 @@ def in_rows(
     scaling: float,
     dropout: float,
     layout: Layout,
+    queries: Layout,
     **unused: object,
 ) -> tuple[Tensor, None]:
     """A row for every instance, padded for the attention alone: where a GPU is asked for dropout or 32-bit numbers."""
-    rows, longest = len(layout.lengths), max(layout.lengths)
 
-    def spread(tensor: Tensor) -> Tensor:
+    def spread(tensor: Tensor, where: Layout) -> Tensor:
+        rows, longest = len(where.lengths), max(where.lengths)
         flat = tensor.new_zeros(rows * longest, *tensor.shape[1::2])
-        return (
-            flat.index_copy(0, layout.places, tensor[0].transpose(0, 1)).unflatten(0, (rows, longest)).transpose(1, 2)
-        )
+        return flat.index_copy(0, where.places, tensor[0].transpose(0, 1)).unflatten(0, (rows, longest)).transpose(1, 2)
 
-    there = torch.arange(longest, device=query.device) < layout.starts.diff()[:, None]
-    q, k, v = map(spread, (query, key, value))
+    there = torch.arange(max(layout.lengths), device=query.device) < layout.starts.diff()[:, None]
+    q, k, v = spread(query, queries), spread(key, layout), spread(value, layout)
     mixed = functional.scaled_dot_product_attention(q, k, v, there[:, None, None], dropout, scale=scaling)
-    return mixed.transpose(1, 2).flatten(0, 1)[layout.places][None], None
+    return mixed.transpose(1, 2).flatten(0, 1)[queries.places][None], None
 
 
 FUNCTIONS = {function.__name__: function for function in (one_by_one, varlen, in_rows)}

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import ErnieConfig, ErnieModel
 from transformers.activations import ACT2FN
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.ernie.modeling_ernie import ErnieLayer
 
 from pretrain.config import ModelConfig
-from pretrain.data.batch import Batch
+from pretrain.data.batch import Batch, Layout
 from pretrain.model.attention import one_by_one
 from pretrain.model.dropout import replace_dropout
 from pretrain.model.prior import Prior, fit_types
@@ -112,6 +114,7 @@ class Model(nn.Module):
                 torch.manual_seed(int.from_bytes(blake2b(f"{seed}/{task}".encode(), digest_size=7).digest(), "big"))
                 self.heads[task] = build_head(task, classes, config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.last_layer = last_layer
         replace_dropout(self)
 
     def prepare(self, twice: bool, compiled: bool) -> None:
@@ -119,8 +122,9 @@ class Model(nn.Module):
         if twice:
             self.encoder.activation_checkpointing_enable()
         if compiled:
-            for layer in self.encoder.encoder.layer:
+            for layer in self.encoder.encoder.layer[:-1]:
                 layer.compile(dynamic=True)
+            self.last_layer = torch.compile(last_layer, dynamic=True)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of every task in the batch, summed over its targets."""
@@ -133,15 +137,18 @@ class Model(nn.Module):
         return {task: self.read(task, hidden[where]) for task, (where, _) in batch.targets.items()}
 
     def encode(self, batch: Batch) -> Tensor:
-        """Hidden states of a batch, shape (slots, hidden)."""
+        """Hidden states of the slots that the batch reads, shape (reads, hidden)."""
         ids = batch.ids[None]
-        return self.encoder(
+        hidden = self.encoder.embeddings(
             input_ids=ids,
             token_type_ids=batch.types[None],
             position_ids=batch.positions[None],
             task_type_ids=torch.full_like(ids, TASK_IDS[batch.task]),
-            layout=batch.layout,
-        ).last_hidden_state[0]
+        )
+        *layers, last = self.encoder.encoder.layer
+        for layer in layers:
+            hidden = layer(hidden, layout=batch.layout, queries=batch.layout)
+        return self.last_layer(cast(ErnieLayer, last), hidden, batch.read, batch.layout, batch.read_layout)[0]
 
     def loss(self, task: str, hidden: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of one task, summed over its targets, from the hidden states there."""
@@ -164,6 +171,19 @@ class Model(nn.Module):
     @property
     def task_embeddings(self) -> TaskEmbeddings:
         return cast(TaskEmbeddings, self.encoder.embeddings.task_type_embeddings)
+
+
+def last_layer(layer: ErnieLayer, hidden: Tensor, read: Tensor, layout: Layout, queries: Layout) -> Tensor:
+    """What a layer of the encoder gives at the slots that are read: nothing of the last one is computed for others."""
+    inner = layer.attention.self
+    attend = ALL_ATTENTION_FUNCTIONS[inner.config._attn_implementation]
+    residual = hidden[:, read]
+    parts = inner.query(residual), inner.key(hidden), inner.value(hidden)
+    query, key, value = (part.unflatten(-1, (-1, inner.attention_head_size)).transpose(1, 2) for part in parts)
+    dropout = inner.dropout.p if layer.training else 0.0
+    mixed, _ = attend(inner, query, key, value, None, inner.scaling, dropout, layout, queries)
+    attended = layer.attention.output(mixed.flatten(2), residual)
+    return layer.output(layer.intermediate(attended), attended)
 
 
 def build_head(task: str, classes: Sequence[str] | None, config: ErnieConfig) -> nn.Module:

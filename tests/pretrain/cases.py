@@ -27,7 +27,9 @@ def train_some(
     torch.set_num_threads(1)
     parsed, world = Config.model_validate(config), join()
     guard = Guard({})
-    engine = make_engine(build_model(parsed, known, first_shape(parsed, None)), parsed.train, world, guard)
+    model = build_model(parsed, known, first_shape(parsed, None))
+    model.prepare(parsed.train.activation_checkpointing, parsed.train.compile)
+    engine = make_engine(model, parsed.train, world, guard)
     if moments_from is not None:
         tensors, updates = torch.load(moments_from)
         set_moments(engine, tensors, updates)

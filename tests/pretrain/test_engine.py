@@ -3,6 +3,9 @@
 import pytest
 from ranks import run_ranks
 
+from pretrain.config import TrainConfig
+from pretrain.engine import deepspeed_config
+
 TASKS = ["knowledge_masking", "capitalization", "sentence_distance"]
 STEPS = {"knowledge_masking": 2, "sentence_distance": 2}
 
@@ -50,6 +53,14 @@ def test_zero_equals_plain(tiny, tmp_path, one_rank, zero_stage):
     assert first["updates"] == one_rank["updates"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["compile", "activation_checkpointing"])
+def test_under_zero_3_layers_may_be_compiled_or_computed_twice(tiny, tmp_path, one_rank, way):
+    _, (first, second) = train(tiny, tmp_path, 2, zero_stage=3, micro_batch_size=2, **{way: True})
+    assert first["weights"] == second["weights"]
+    assert_same_run(one_rank, first)
+
+
 @pytest.mark.parametrize(("size", "zero_stage"), [(1, 0), (2, 1), (2, 3)])
 def test_an_idle_head_does_not_move_by_one_bit(tiny, tmp_path, size, zero_stage):
     steps = {"knowledge_masking": 3, "capitalization": 2, "sentence_distance": 2}
@@ -70,3 +81,10 @@ def test_moments_are_carried_by_name_over_ranks_and_zero_stages(tiny, tmp_path, 
     _, (run, *_) = train(tiny, tmp_path, size, steps={"knowledge_masking": 0}, moments_from=kept, zero_stage=zero_stage)
     assert run["moments"] == pytest.approx(source["moments"])
     assert run["updates"] == source["updates"]
+
+
+@pytest.mark.parametrize("train", [{"batch_size": 3}, {"batch_size": 8, "growth": {2: {"steps": 5, "batch_size": 1}}}])
+def test_a_batch_that_the_ranks_cannot_share_is_named(train):
+    name = "growth.2.batch_size=1" if "growth" in train else "batch_size=3"
+    with pytest.raises(ValueError, match=rf"train\.{name} cannot be shared by 2 ranks equally"):
+        deepspeed_config(TrainConfig.model_validate(train), 2, gpu=False)

@@ -41,11 +41,18 @@ def example(length, seed=0, targets=()):
     return Example(rng.integers(5, 100, length), rng.integers(0, 2, length), where)
 
 
+def read_at(one, positions):
+    return one._replace(
+        targets={"knowledge_masking": Target(np.array(positions, np.int64), np.zeros(len(positions), np.int64))}
+    )
+
+
 def run(model, examples, attention="one_by_one"):
     """Hidden states per example."""
     model.encoder.set_attn_implementation(attention)
+    batch = pack("knowledge_masking", [read_at(one, range(len(one.ids))) for one in examples])
     with torch.no_grad():
-        return model.encode(pack("knowledge_masking", examples)).split([len(example.ids) for example in examples])
+        return model.encode(batch).split(batch.layout.lengths)
 
 
 @pytest.mark.parametrize("model_class", [BertModel, BertForPreTraining])
@@ -98,6 +105,22 @@ def test_a_flat_batch_gives_what_the_padded_computation_gives(tmp_path, attentio
 
 
 @pytest.mark.parametrize("attention", ON_CPU)
+def test_where_little_is_read_it_is_what_reading_all_gives(tmp_path, attention):
+    bert_checkpoint(tmp_path)
+    model, _ = adopt(tmp_path)
+    model.encoder.set_attn_implementation(attention)
+    where = {9: [3, 8], 30: [], 17: [0, 1, 16]}
+    examples = [example(length, length) for length in where]
+    batch = pack("knowledge_masking", [read_at(one, at) for one, at in zip(examples, where.values(), strict=True)])
+    with torch.no_grad():
+        few = model.encode(batch)
+    assert batch.read_layout.lengths == [3, 1, 3], "the first of each, and the targets"
+    every = run(model, examples, attention)
+    wanted = torch.cat([hidden[at] for hidden, at in zip(every, where.values(), strict=True)])
+    torch.testing.assert_close(few[batch.targets["knowledge_masking"][0]], wanted, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ON_CPU)
 def test_the_gradient_is_that_of_the_instances_one_at_a_time(tmp_path, attention):
     bert_checkpoint(tmp_path)
     model, _ = adopt(tmp_path)
@@ -134,12 +157,12 @@ def test_attention_is_chosen_by_what_the_device_offers():
 def test_on_gpu_variable_length_attention_gives_what_the_cpu_gives(tmp_path):
     bert_checkpoint(tmp_path)
     model, _ = adopt(tmp_path)
-    examples = [example(length, length, ["knowledge_masking"]) for length in (9, 30, 17, 40)]
+    examples = [read_at(example(length, length), range(length)) for length in (9, 30, 17, 40)]
     on_cpu = run(model, examples)
     model.cuda().encoder.set_attn_implementation("varlen")
     batch = pack("knowledge_masking", examples, 64).to(torch.device("cuda"))
     with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
-        on_gpu = model.encode(batch).float().cpu().split(batch.layout.lengths)
+        on_gpu = model.encode(batch).float().cpu().split(batch.read_layout.lengths)
         fused = model(batch)["knowledge_masking"].item()
         logits = model.predict(batch)["knowledge_masking"].float()
     for ours, theirs in zip(on_gpu, on_cpu, strict=False):
@@ -174,7 +197,7 @@ def test_a_flat_batch_keeps_every_token_and_target(multiple):
         assert ids.tolist() == one.ids.tolist()
         assert positions.tolist() == list(range(len(one.ids)))
     where, labels = batch.targets["knowledge_masking"]
-    assert batch.ids[where].tolist() == [int(i) for one in examples for i in one.ids[[1, 2]]]
+    assert batch.ids[batch.read[where]].tolist() == [int(i) for one in examples for i in one.ids[[1, 2]]]
     assert labels.tolist() == [3, 4] * len(examples)
     assert batch.num_tokens == sum(len(one.ids) for one in examples)
     assert len(batch.ids) % multiple == 0 and len(batch.ids) - batch.num_tokens < multiple

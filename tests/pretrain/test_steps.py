@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pretrain.data.batch import shorten
@@ -102,6 +102,7 @@ def test_short_sequences_first(tiny):
     assert all(same(short[step], full[step]) for step in range(6, STAGE.total))
 
 
+@example([1, 1, 8], 5)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(5, 100))
 def test_shortened_segments_keep_their_beginnings(lengths, room):
     segments = [Tokens(np.arange(length), np.zeros(length, np.uint8)) for length in lengths]
