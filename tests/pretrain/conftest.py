@@ -2,12 +2,12 @@
 
 import json
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from corpus_tools.config import CorpusConfig
 from corpus_tools.shards import write_manifest, write_shard
 from corpus_tools.tokenizer import fingerprint
 from pretrain.config import Config
@@ -22,7 +22,6 @@ from pretrain.tasks.spec import (
     WORD_START,
     Instance,
     Run,
-    Settings,
     Tokens,
 )
 
@@ -39,13 +38,16 @@ def word_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def write_corpus(folder: Path, settings: Settings, documents: int = 40) -> None:
+def write_corpus(config: CorpusConfig, documents: int = 40) -> None:
     """Documents of ten sentences; a word's number says how late in the document it stands, so tasks can be learnt."""
+    folder, settings = config.folder(), config.settings()
+    folder.mkdir(parents=True)
     tokenizer = word_tokenizer()
     tokenizer.save(str(folder / "tokenizer.json"))
     flags = BASIC | UNIT_START | WORD_START | CASED | RECURRENCE_KNOWN
     manifest: dict = {
-        "config": {},
+        "config": config.model_dump(mode="json"),
+        "seed": 0,
         "shards": {},
         "tasks": {},
         "documents": {"used": documents},
@@ -105,8 +107,7 @@ def tiny(tmp_path, monkeypatch) -> Config:
         "train": {"batch_size": 8, "micro_batch_size": 8, "lr": 1e-3, "warmup_steps": 4, "checkpoint_every": 5},
         "log": {"every": 1},
     })  # fmt: skip
-    config.corpus.folder().mkdir(parents=True)
-    write_corpus(config.corpus.folder(), config.corpus.settings())
+    write_corpus(config.corpus)
     return config
 
 

@@ -196,11 +196,14 @@ def test_twenty_kills_at_random_moments_change_no_bit(tiny, tmp_path):
     moments = random.Random(0)
     for _ in range(20):
         begun = time.time()
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with (
+            (tmp_path / "said").open("w") as said,
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process,
+        ):
             while process.poll() is None and not (metrics.exists() and metrics.stat().st_mtime > begun):
                 time.sleep(0.05)
             time.sleep(moments.uniform(0, 2.5))
-            assert process.poll() is None, "it ended by itself"
+            assert process.poll() is None, (tmp_path / "said").read_text()
             process.kill()
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     assert len(records(broken, "resume")) >= 10
