@@ -27,10 +27,8 @@ def deepspeed_config(config: TrainConfig, world_size: int, gpu: bool) -> dict[st
     sizes = {"train.batch_size": config.batch_size}
     sizes |= {f"train.growth.{stage}.batch_size": grown.batch_size or 0 for stage, grown in config.growth.items()}
     for name, size in sizes.items():
-        if size % world_size:
-            raise ValueError(
-                f"{name}={size} cannot be shared by {world_size} ranks equally. Choose a multiple of {world_size}."
-            )
+        if 0 < size < world_size:
+            raise ValueError(f"{name}={size}: {world_size} ranks need an instance each. Raise it, or take fewer ranks.")
     micro = min(config.micro_batch_size, config.batch_size // world_size)
     return {
         "train_micro_batch_size_per_gpu": micro,

@@ -149,8 +149,8 @@ def test_ctrl_c_saves_and_another_number_of_ranks_goes_on(place):
 
 @pytest.mark.slow
 def test_a_failing_rank_fails_the_run(place):
-    """A batch that two ranks cannot share is refused by the ranks, not before."""
-    failed = cumul("train", "tiny.yaml", "train.batch_size=3", "--processes", "2")
+    """A batch too small for two ranks is refused by the ranks, not before."""
+    failed = cumul("train", "tiny.yaml", "train.batch_size=1", "--processes", "2")
     assert failed.returncode == 1
-    assert "error: train.batch_size=3 cannot be shared by 2 ranks equally" in failed.stderr
+    assert "error: train.batch_size=1: 2 ranks need an instance each" in failed.stderr
     assert "Traceback" not in failed.stderr

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from pretrain.data.batch import Batch, Source, pack
@@ -51,8 +52,10 @@ class Steps(Dataset):
         task, position, size = self.share(step)
         source, length = self.sources[task], self.reading.length(step)
         riding = [name for name in self.companions if name in self.reading.stage.steps and TASKS[task].target is None]
-        mine = range(position + self.rank, position + size, self.ranks)
-        micro = [mine[first : first + self.micro_batch_size] for first in range(0, len(mine), self.micro_batch_size)]
+        mine = np.arange(position + self.rank, position + size, self.ranks)
+        # as many for every rank, because they reduce together; where a rank has an instance more, a batch has too
+        number = -(-(size // self.ranks) // self.micro_batch_size)
+        micro = [chunk.tolist() for chunk in np.array_split(mine, number)]
         return [pack(task, [source.at(at, riding, length) for at in chunk], self.multiple) for chunk in micro]
 
     def share(self, step: int) -> Share:

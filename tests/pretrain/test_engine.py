@@ -34,9 +34,11 @@ def one_rank(tiny, tmp_path):
     return train(tiny, tmp_path, 1)[1][0]
 
 
-def test_two_ranks_equal_one(tiny, tmp_path, one_rank):
-    _, (first, second) = train(tiny, tmp_path, 2)
-    assert first["weights"] == second["weights"]
+@pytest.mark.parametrize(("size", "settings"), [(2, {}), (3, {"micro_batch_size": 2, "zero_stage": 2})])
+def test_more_ranks_equal_one(tiny, tmp_path, one_rank, size, settings):
+    """Also where 8 instances are 3, 3 and 2."""
+    _, (first, *others) = train(tiny, tmp_path, size, **settings)
+    assert all(first["weights"] == other["weights"] for other in others)
     assert_same_run(one_rank, first)
 
 
@@ -84,7 +86,7 @@ def test_moments_are_carried_by_name_over_ranks_and_zero_stages(tiny, tmp_path, 
 
 
 @pytest.mark.parametrize("train", [{"batch_size": 3}, {"batch_size": 8, "growth": {2: {"steps": 5, "batch_size": 1}}}])
-def test_a_batch_that_the_ranks_cannot_share_is_named(train):
+def test_a_batch_with_fewer_instances_than_ranks_is_named(train):
     name = "growth.2.batch_size=1" if "growth" in train else "batch_size=3"
-    with pytest.raises(ValueError, match=rf"train\.{name} cannot be shared by 2 ranks equally"):
-        deepspeed_config(TrainConfig.model_validate(train), 2, gpu=False)
+    with pytest.raises(ValueError, match=rf"train\.{name}: 4 ranks need an instance each"):
+        deepspeed_config(TrainConfig.model_validate(train), 4, gpu=False)
