@@ -151,8 +151,8 @@ class Config(Section):
                 f"model.prior={self.model.prior} knows the ids of its own tokenizer, not those of a trained one. "
                 f"Set corpus.tokenizer={self.model.prior}."
             )
-        count = len(SCHEDULES[self.schedule.kind](self.groups(), self.schedule.steps_per_task))
         for number, growth in self.train.growth.items():
+            count = len(SCHEDULES[self.schedule.kind](self.groups(), self.schedule.steps_per_task))
             if not 1 <= number <= count:
                 raise ValueError(f"train.growth: stage {number} does not exist: this schedule has stages 1 to {count}.")
             if growth.batch_size is not None and self.train.batch_size % growth.batch_size:
