@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from corpus_tools.config import CorpusConfig, Section, refuse_unread
-from pretrain.schedule import SCHEDULES
+from pretrain.schedule import SCHEDULES, Stage
 from pretrain.tasks import TASKS
 
 
@@ -63,7 +63,7 @@ class TrainConfig(Section):
     batch_size: int = Field(32, ge=1)
     """Instances in one step, over all ranks together."""
     micro_batch_size: int = Field(32, ge=1)
-    """Instances that one rank computes at once; the rest of its share is accumulated."""
+    """Instances that one rank computes at once, one more where ranks have unequal shares; the rest is accumulated."""
     companions: list[str] = ["knowledge_masking", "capitalization", "token_document"]
     """Token-level tasks that, where active in the stage, share the forward pass of a sentence-level step."""
     lr: float = Field(1e-4, gt=0)
@@ -151,8 +151,8 @@ class Config(Section):
                 f"model.prior={self.model.prior} knows the ids of its own tokenizer, not those of a trained one. "
                 f"Set corpus.tokenizer={self.model.prior}."
             )
+        count = len(self.stages()) if self.train.growth else 0
         for number, growth in self.train.growth.items():
-            count = len(SCHEDULES[self.schedule.kind](self.groups(), self.schedule.steps_per_task))
             if not 1 <= number <= count:
                 raise ValueError(f"train.growth: stage {number} does not exist: this schedule has stages 1 to {count}.")
             if growth.batch_size is not None and self.train.batch_size % growth.batch_size:
@@ -174,6 +174,10 @@ class Config(Section):
 
     def folder(self) -> Path:
         return Path("runs") / self.name
+
+    def stages(self) -> list[Stage]:
+        """What the schedule makes of the tasks. Raises ValueError where the budget is too small for it."""
+        return SCHEDULES[self.schedule.kind](self.groups(), self.schedule.steps_per_task)
 
     def groups(self) -> list[list[str]]:
         """What the schedule adds stage by stage."""

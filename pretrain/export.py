@@ -19,7 +19,7 @@ from corpus_tools.shards import read_manifest
 from pretrain.checkpoint import write_tensors
 from pretrain.config import Config
 from pretrain.model.model import MASKED_LM_NAMES, TASK_IDS, Model
-from pretrain.run import last_finished, stages_of
+from pretrain.run import last_finished
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Head
 from pretrain.train import load_finished
@@ -134,7 +134,7 @@ def model_card(config: Config, manifest: dict, model: Model, state: dict) -> str
         "| --- |" + " ---: |" * state["stage"],
     ]
     for task in config.tasks:
-        steps = [str(stage.steps.get(task, "–")) for stage in stages_of(config)[: state["stage"]]]
+        steps = [str(stage.steps.get(task, "–")) for stage in config.stages()[: state["stage"]]]
         lines.append(f"| {task} | " + " | ".join(steps) + " |")
     lines += [
         "",

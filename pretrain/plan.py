@@ -18,7 +18,7 @@ from corpus_tools.checkpoint import read_files
 from corpus_tools.shards import read_manifest
 from corpus_tools.tokenizer import load_tokenizer
 from pretrain.config import Config
-from pretrain.schedule import SCHEDULES, Stage
+from pretrain.schedule import Stage
 from pretrain.tasks import TASKS, discourse_relation
 from pretrain.tasks.spec import Head
 
@@ -151,7 +151,7 @@ def read_vocabulary(config: Config) -> int:
 def plan(config: Config, ranks: int = 1) -> RenderableType:
     """Everything above, as a person reads it."""
     sizes = read_sizes(config)
-    stages = SCHEDULES[config.schedule.kind](config.groups(), config.schedule.steps_per_task)
+    stages = config.stages()
     settings = config.corpus.settings()
     classes, unknown = count_classes(config)
     count = parameters(sizes, classes)

@@ -22,7 +22,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pretrain.config import Config
-from pretrain.schedule import SCHEDULES
 from pretrain.tasks import TASKS
 
 REDRAW_SECONDS = 0.1
@@ -164,7 +163,7 @@ def make_console() -> Console:
 def stage_titles(config: Config) -> list[str]:
     """What each stage adds to the stage before: families where the schedule goes by families, else tasks."""
     titles, before = [], set[str]()
-    for stage in SCHEDULES[config.schedule.kind](config.groups(), config.schedule.steps_per_task):
+    for stage in config.stages():
         added = [task for task in stage.steps if task not in before] or list(stage.steps)
         if config.schedule.over == "families":
             added = list(dict.fromkeys(TASKS[task].family.value for task in added))

@@ -19,7 +19,6 @@ import yaml
 
 from corpus_tools.shards import aside
 from pretrain.config import Config, dump_config, resolved
-from pretrain.schedule import SCHEDULES, Stage
 from pretrain.schedule.reading import Growth, Reading
 
 FREE = {
@@ -52,15 +51,11 @@ class Typed(NamedTuple):
         return f"make stage{number} CONFIG={self.path}" + (f" ARGS={shlex.quote(settings)}" if settings else "")
 
 
-def stages_of(config: Config) -> list[Stage]:
-    return SCHEDULES[config.schedule.kind](config.groups(), config.schedule.steps_per_task)
-
-
 def reading_of(config: Config, number: int) -> Reading:
     """How much the steps of a stage read."""
     growth = config.train.growth.get(number)
     grown = None if growth is None else Growth(growth.steps, growth.batch_size, growth.max_length)
-    return Reading(stages_of(config)[number - 1], config.train.batch_size, config.corpus.max_length, grown)
+    return Reading(config.stages()[number - 1], config.train.batch_size, config.corpus.max_length, grown)
 
 
 def stage_folder(config: Config, number: int) -> Path:
@@ -106,7 +101,7 @@ def settings(tree: dict) -> dict[str, Any]:
 
 def wanted_stages(config: Config, stages: Sequence[int] | None, typed: Typed) -> list[int]:
     """The stages to train, in order. Raises ValueError where one does not exist or its predecessor is not trained."""
-    count = len(stages_of(config))
+    count = len(config.stages())
     wanted = sorted(set(stages)) if stages else list(range(1, count + 1))
     for number in wanted:
         if not 1 <= number <= count:
@@ -122,7 +117,7 @@ def wanted_stages(config: Config, stages: Sequence[int] | None, typed: Typed) ->
 def last_finished(config: Config) -> int:
     """The number of the last finished stage. Raises ValueError where there is none."""
     refuse_changes(config)
-    done = [number for number in range(1, len(stages_of(config)) + 1) if finished(config, number)]
+    done = [number for number in range(1, len(config.stages()) + 1) if finished(config, number)]
     if not done:
         raise ValueError(f"{config.folder()} holds no finished stage. Train one first: cumul train CONFIG")
     return done[-1]

@@ -40,7 +40,6 @@ from pretrain.run import (
     reading_of,
     settings,
     stage_folder,
-    stages_of,
     wanted_stages,
 )
 from pretrain.world import World, join
@@ -71,7 +70,7 @@ def train(config: Config, stages: Sequence[int] | None, report: Report, typed: T
 def train_one(config: Config, number: int, last: int, report: Report, world: World, stop_wanted) -> bool:
     """Train one stage to its end, evaluate and keep it; False where it was stopped (and saved) before."""
     folder = stage_folder(config, number)
-    stage = stages_of(config)[number - 1]
+    stage = config.stages()[number - 1]
     known = known_tasks(config, number)
     manifest = read_manifest(config.corpus.folder())
     model, state, moments, resumed = begin(config, number, manifest, report, world)
@@ -167,7 +166,7 @@ def begin(
 
 def known_tasks(config: Config, number: int) -> list[str]:
     """The tasks that have a head after a stage."""
-    plan = stages_of(config)[:number]
+    plan = config.stages()[:number]
     return [task for task in config.tasks if any(task in stage.steps for stage in plan)]
 
 
@@ -248,7 +247,7 @@ def read_sources(config: Config, split: str, tasks: Sequence[str]) -> dict[str, 
         raise ValueError(f"{path} is not the tokenizer that {corpus} was built with. Build the corpus anew.")
     words, relations = vocabulary(tokenizer), relations_of(manifest)
     phases = config.corpus.drawings(relations) if split == "train" else [config.corpus.settings(relations)]
-    readings = [reading_of(config, number) for number in range(1, len(stages_of(config)) + 1)]
+    readings = [reading_of(config, number) for number in range(1, len(config.stages()) + 1)]
     budgets = {task: sum(r.before(task, r.stage.total) for r in readings if task in r.stage.steps) for task in tasks}
     return {
         task: Source(task, Instances(corpus, split, task), phases, words, config.seed, budgets[task]) for task in tasks
@@ -258,7 +257,7 @@ def read_sources(config: Config, split: str, tasks: Sequence[str]) -> dict[str, 
 def evaluate(config: Config, report: Report) -> None:
     """Evaluate every finished stage again, from its weights."""
     world = join()
-    plan = stages_of(config)
+    plan = config.stages()
     for number in (number for number in range(1, len(plan) + 1) if finished(config, number)):
         model, tasks, state = load_finished(config, number)
         sources = read_sources(config, "validation", tasks)
@@ -350,7 +349,7 @@ class Pace:
         report: Report,
         world: World,
     ):
-        plan = stages_of(config)
+        plan = config.stages()
         self.config, self.number, self.num_stages, self.total = config, number, len(plan), len(steps)
         self.steps, self.guard, self.report, self.world = steps, guard, report, world
         self.left_after = sum(stage.total for stage in plan[number:last])

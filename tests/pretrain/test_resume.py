@@ -17,7 +17,7 @@ from pretrain.checkpoint import all_checkpoints
 from pretrain.config import resolved
 from pretrain.model.model import Model
 from pretrain.report import Report
-from pretrain.run import stage_folder, stages_of
+from pretrain.run import stage_folder
 from pretrain.train import train
 
 DROPOUT = {"model": {"dropout": 0.1, "attention_dropout": 0.1}}
@@ -52,7 +52,7 @@ def test_killed_anywhere_a_run_ends_with_the_bits_of_an_unbroken_one(tiny, forwa
     settings = {**DROPOUT, "train": {"micro_batch_size": 3, "checkpoint_every": 3}}
     whole = changed(tiny, name="whole", **settings)
     run(whole)
-    assert [stage.total for stage in stages_of(tiny)] == [8, 16]
+    assert [stage.total for stage in tiny.stages()] == [8, 16]
     for kill in (1, 8, 12, 23, 24, 25, 26, 50, 72):
         broken = changed(tiny, name=f"killed{kill}", **settings)
         forwards["left"] = kill

@@ -24,7 +24,7 @@ from pretrain.loop import State, optimizer_step
 from pretrain.model.model import TASK_IDS
 from pretrain.optimizer import learning_rate
 from pretrain.report import Report
-from pretrain.run import Typed, claim_folder, locked, stage_folder, stages_of, wanted_stages
+from pretrain.run import Typed, claim_folder, locked, stage_folder, wanted_stages
 from pretrain.tasks.spec import ENTITY, LEVEL, PHRASE, UNIT_START, WORD_START, Tokens
 from pretrain.train import (
     build_model,
@@ -109,7 +109,7 @@ def test_finished_stages_are_not_trained_again(tiny):
     written = (stage_folder(tiny, 1) / "model.safetensors").stat().st_mtime_ns
     run(tiny, [1])
     assert (stage_folder(tiny, 1) / "model.safetensors").stat().st_mtime_ns == written
-    assert len(records(tiny, "step")) == stages_of(tiny)[0].total
+    assert len(records(tiny, "step")) == tiny.stages()[0].total
 
 
 def test_a_stage_without_its_predecessor_names_the_command(tiny):
@@ -220,7 +220,7 @@ def test_moments_are_carried_or_reset_as_configured(tiny):
     for config in (tiny, reset):
         run(config)
     carried, fresh = (json.loads((stage_folder(c, 2) / "state.json").read_text())["updates"] for c in (tiny, reset))
-    in_stage_1 = stages_of(tiny)[0].total
+    in_stage_1 = tiny.stages()[0].total
     assert carried["encoder"] == fresh["encoder"] + in_stage_1
     assert carried["head.sentence_distance"] == fresh["head.sentence_distance"]
 
