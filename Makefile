@@ -3,13 +3,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 DEMO ?=
 CONFIG ?= configs/demo$(DEMO:%=-%).yaml
 ARGS ?=
+HOSTFILE ?=
+HOSTS := $(HOSTFILE:%=--hostfile=%)
 CUMUL := .venv/bin/cumul
 
 .DEFAULT_GOAL := help
-.PHONY: help setup extras demo plan corpus stage1 stage2 stage3 evaluate export results test test-all check bench clean
+.PHONY: help setup extras demo plan corpus stage1 stage2 stage3 doctor compare evaluate export results test test-all check bench clean
 
 help: ## list the targets
-	@echo 'make TARGET [CONFIG=configs/mine.yaml] [ARGS="section.key=value …"]'
+	@echo 'make TARGET [CONFIG=configs/mine.yaml] [ARGS="section.key=value …"] [HOSTFILE=hosts]'
 	@sed -n 's/^\([a-z][a-z0-9 -]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: .venv/.installed ## make .venv with exact pins (demo and test do it too)
@@ -41,7 +43,14 @@ corpus: setup ## documents to labelled instances
 	@$(CUMUL) corpus build $(CONFIG) $(ARGS)
 
 stage1 stage2 stage3: setup ## train one stage, on top of the one before
-	@$(CUMUL) train $(CONFIG) $(ARGS) --stage $(@:stage%=%)
+	@$(CUMUL) train $(CONFIG) $(ARGS) --stage $(@:stage%=%) $(HOSTS)
+
+doctor: setup ## do the hosts of HOSTFILE fit together?
+	@$(CUMUL) doctor $(CONFIG) $(ARGS) $(HOSTS)
+
+compare: CONFIG = configs/compare/demo.yaml
+compare: setup ## schedules compared, with a report (CONFIG=configs/compare/demo.yaml; ARGS="--at-once 2")
+	@$(CUMUL) compare $(CONFIG) $(ARGS)
 
 evaluate: setup ## every task again, after every finished stage
 	@$(CUMUL) evaluate $(CONFIG) $(ARGS)

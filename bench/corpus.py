@@ -150,7 +150,7 @@ def build(language: str, workers: int, turn: int) -> float:
     name = f"{language}-{workers}-{turn}"
     config = CorpusConfig(name=name, language=language, sources=[f"{language}.jsonl"], tokenizer=f"{language}.json")
     begun = time.perf_counter()
-    build_corpus(config, tasks_of(language), 0, workers, notify=lambda line: None)
+    build_corpus(config, tasks_of(language), workers, notify=lambda line: None)
     return time.perf_counter() - begun
 
 

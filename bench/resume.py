@@ -46,7 +46,7 @@ def main() -> None:
         write(documents, "en", 2, 8000)
         config = configure()
         Path("bench.yaml").write_text(yaml.safe_dump(resolved(config)))
-        build_corpus(config.corpus, config.tasks, config.seed, 2, notify=lambda line: None)
+        build_corpus(config.corpus, config.tasks, 2, notify=lambda line: None)
         train_until(CHECKPOINT.exists)
         shutil.copytree(RUN, KEPT, ignore=shutil.ignore_patterns("metrics.jsonl"))
         step = FAR // config.train.batch_size

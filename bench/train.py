@@ -271,7 +271,7 @@ def config_of(setting: Setting, side: str, lengths: Lengths) -> Config:
 def build(length: int, workers: int) -> Lengths:
     """One corpus with all tasks, from the text that is there."""
     config = corpus_config(length)
-    build_corpus(config, tasks_of("en"), 0, workers, notify=lambda line: None)
+    build_corpus(config, tasks_of("en"), workers, notify=lambda line: None)
     instances = Instances(config.folder(), "train", "knowledge_masking")
     some = (instances[number] for number in range(0, len(instances), -(-len(instances) // SAMPLE)))
     sizes = [1 + sum(len(segment.ids) + 1 for segment in segments) for segments, _ in some]
@@ -283,7 +283,7 @@ def ours(setting: Setting, side: str, lengths: Lengths, profiler: profile | None
     from pretrain.engine import make_engine
     from pretrain.guard import Guard
     from pretrain.loop import State, StepResult, train_stage
-    from pretrain.train import READERS_ON_GPU, build_model, first_shape, fit, read_sources, steps_of
+    from pretrain.train import READERS_ON_GPU, build_model, first_shape, fit, rate_of, read_sources, steps_of
     from pretrain.world import join
 
     torch.set_num_threads(setting.threads)
@@ -313,7 +313,7 @@ def ours(setting: Setting, side: str, lengths: Lengths, profiler: profile | None
             if profiler is not None:
                 profiler.stop()
 
-    train_stage(engine, steps, state, config.train, config.seed, world, guard, readers, after_step, lambda: False)
+    train_stage(engine, steps, state, rate_of(config, 1), config.seed, world, guard, readers, after_step, lambda: False)
     return run_of(clock, count, before)
 
 

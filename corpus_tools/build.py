@@ -78,25 +78,20 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def ensure_corpus(
-    config: CorpusConfig, tasks: Sequence[str], seed: int, workers: int | None = None, notify: Notify = say
-) -> Path:
+def ensure_corpus(config: CorpusConfig, tasks: Sequence[str], workers: int | None = None, notify: Notify = say) -> Path:
     """The corpus's folder, built where it is missing. A finished corpus of another configuration is refused."""
     corpus = config.folder()
     if not (corpus / "manifest.json").exists():
-        build_corpus(config, tasks, seed, workers, notify)
+        build_corpus(config, tasks, workers, notify)
         return corpus
     shutil.rmtree(corpus / BUILDING, ignore_errors=True)  # of a build that was killed when all was done
     manifest = read_manifest(corpus)
     fix = f"Choose another corpus.name, or delete {corpus} to build it anew."
     before = CorpusConfig(**manifest["config"])  # a setting that it does not name had its default
-    built, asked = (
-        {f"corpus.{key}": value for key, value in content(settings).items()} | {"seed": number}
-        for settings, number in ((before, manifest["seed"]), (config, seed))
-    )
-    for key, value in asked.items():
+    built = content(before)
+    for key, value in content(config).items():
         if built[key] != value:
-            raise ValueError(f"{corpus} was built with {key}={built[key]!r}, now it is {value!r}. {fix}")
+            raise ValueError(f"{corpus} was built with corpus.{key}={built[key]!r}, now it is {value!r}. {fix}")
     if missing := [task for task in tasks if task not in manifest["tasks"]]:
         raise ValueError(f"{corpus} was built without {', '.join(missing)}. {fix}")
     return corpus
@@ -113,9 +108,7 @@ def content(config: CorpusConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude=WHERE | DRAWN)
 
 
-def build_corpus(
-    config: CorpusConfig, tasks: Sequence[str], seed: int, workers: int | None = None, notify: Notify = say
-) -> dict:
+def build_corpus(config: CorpusConfig, tasks: Sequence[str], workers: int | None = None, notify: Notify = say) -> dict:
     """Build the corpus and return its manifest. What an interrupted build of the same configuration finished is kept.
 
     `workers`: processes, by default one per core; 1 builds in this process.
@@ -130,7 +123,7 @@ def build_corpus(
     if config.tokenizer != "train":
         refuse_cased(specs, load_tokenizer(config.tokenizer), config)
     corpus = config.folder()
-    work = Work(os.getcwd(), f"{corpus / BUILDING}", config, tuple(tasks), seed)
+    work = Work(os.getcwd(), f"{corpus / BUILDING}", config, tuple(tasks))
     (corpus / "manifest.json").unlink(missing_ok=True)
     begin(work)
     with Processes(workers or os.cpu_count() or 1) as processes:
@@ -147,7 +140,7 @@ def begin(work: Work) -> None:
     slices = plan(work.config.sources)
     patterns = chain(*(getattr(work.config, name) for name in LABELLED), work.config.lexicons)
     others = [stamp(file) for pattern in patterns for path in found(pattern) for file in visible_files(path)]
-    identity = json.loads(json.dumps([FORMAT, content(work.config), work.tasks, work.seed, slices, others]))
+    identity = json.loads(json.dumps([FORMAT, content(work.config), work.tasks, slices, others]))
     marker = work.folder / "build.json"
     if marker.exists() and json.loads(marker.read_text("utf-8")) == identity:
         return
@@ -311,7 +304,7 @@ class Build:
 
     def finish(self, specs: Sequence[TaskSpec]) -> dict:
         """Add up what the tasks noted, refuse a corpus that cannot train, and write the manifest."""
-        work, config, about = self.work, self.work.config, readings(self.folder)
+        config, about = self.work.config, readings(self.folder)
         shards: dict[str, list[dict]] = {split: [] for split in SPLITS}
         refused: Counter[str] = Counter()
         with aside(self.corpus / "refused.jsonl") as part, part.open("w", encoding="utf-8") as file:
@@ -350,7 +343,6 @@ class Build:
         tokenizer = load_tokenizer(f"{self.corpus / 'tokenizer.json'}")
         manifest = {
             "config": config.model_dump(mode="json", exclude=WHERE),
-            "seed": work.seed,
             "tokenizer": {
                 "fingerprint": fingerprint(tokenizer),
                 "vocab_size": tokenizer.get_vocab_size(),

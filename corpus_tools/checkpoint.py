@@ -1,9 +1,12 @@
 """Where a checkpoint's files come from: a local directory, the hub, or the demo package."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from corpus_tools import packages
+
+ARCHITECTURES = ("bert", "ernie")
 
 
 def read_files(source: str, names: Sequence[str], setting: str) -> dict[str, bytes]:
@@ -17,6 +20,22 @@ def read_files(source: str, names: Sequence[str], setting: str) -> dict[str, byt
             raise ValueError(f"{setting}={source}: no such directory.")
         folder = download(source, names, setting)
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+
+
+def read_config(source: str, files: dict[str, bytes], setting: str) -> dict:
+    """config.json among the files; ValueError where it is missing, damaged, or of neither BERT nor ERNIE."""
+    if "config.json" not in files:
+        raise ValueError(f"{setting}={source}: no config.json in it.")
+    try:
+        config = json.loads(files["config.json"])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{setting}={source}: config.json is damaged ({error}). Fetch it again.") from None
+    if config.get("model_type") not in ARCHITECTURES:
+        raise ValueError(
+            f"{setting}={source}: a {config.get('model_type')!r} checkpoint; only {' and '.join(ARCHITECTURES)} have "
+            "the layers of this encoder."
+        )
+    return config
 
 
 def download(name: str, names: Sequence[str], setting: str) -> Path:

@@ -40,6 +40,8 @@ class SlurmConfig(Section):
 class CorpusConfig(Section):
     name: str = "demo"
     """The corpus lies in corpora/<name>/."""
+    seed: int = Field(0, ge=0)
+    """Of what is drawn while a corpus is built, such as negatives, and of the frozen validation."""
     sources: list[str] = ["demo:en"]
     """Files, folders, globs (.txt .jsonl .parquet, .gz .zst), `datasets:NAME_OR_PATH`, or `demo:en`, `demo:zh`."""
     keys: dict[Literal["id", "title", "text"], str] = {}

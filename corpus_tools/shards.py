@@ -23,6 +23,7 @@ pages.
 
 import json
 import os
+import socket
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -91,9 +92,13 @@ def narrow(values: np.ndarray | list[int]) -> np.ndarray:
 
 
 @contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """A path to write to, renamed to `path` when all went well: a file that exists is complete. Errors name `path`."""
-    part = path.with_name(f"{path.name}.part")
+def aside(path: Path, many: bool = False) -> Iterator[Path]:
+    """A path to write to, renamed to `path` when all went well: a file that exists is complete. Errors name `path`.
+
+    `many`: processes, of several hosts too, may write the same file at one time.
+    """
+    own = f".{socket.gethostname()}.{os.getpid()}" if many else ""
+    part = path.with_name(f"{path.name}{own}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -113,9 +118,14 @@ def read_header(path: Path) -> tuple[dict[str, dict], dict, int]:
 
 @lru_cache(MAPPED)
 def map_tensors(path: Path, digest: str) -> dict[str, np.ndarray]:
-    """Every tensor of a shard as a read-only view of the mapped file; its sha256 tells versions apart."""
+    """Every tensor of a shard as a read-only view of the mapped file; its sha256 tells versions apart.
+
+    Raises ValueError where the file is shorter than it was written.
+    """
     header, _, start = read_header(path)
     data = np.asarray(np.memmap(path, np.uint8, "r", offset=start))  # a plain array slices much faster than a memmap
+    if len(data) < max(entry["data_offsets"][1] for entry in header.values()):
+        raise ValueError(f"{path} is cut short. Copy the corpus here anew, or delete it and build it again.")
     return {
         name: data[slice(*entry["data_offsets"])].view(WIDTHS[entry["dtype"]]).reshape(entry["shape"])
         for name, entry in header.items()

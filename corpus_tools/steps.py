@@ -57,7 +57,6 @@ class Work(NamedTuple):
     """The folder of the build, from the working directory."""
     config: CorpusConfig
     tasks: tuple[str, ...]
-    seed: int
 
     @property
     def folder(self) -> Path:
@@ -216,7 +215,7 @@ def build_shard(work: Work, chunk: Chunk, path: Path, documents: list[Document])
     learned = (work.folder / "learned.json").stat().st_mtime_ns
     annotator, words = tools(work.build, config.model_dump_json(), learned)
     settings = config.settings(readings(work.folder).relations)
-    pool, store, refused = make_pool(documents, annotator, settings, config.min_tokens, work.seed)
+    pool, store, refused = make_pool(documents, annotator, settings, config.min_tokens, config.seed)
     tokens = len(store.ids)  # those that tasks add repeat the text
     if chunk.kind == DOCUMENTS:
         made = {task: list(TASKS[task].build(pool)) if pool.documents else [] for task in work.mined()}

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -70,7 +70,9 @@ class TrainConfig(Section):
     """Peak learning rate."""
     decay: Literal["noam", "linear"] = "noam"
     warmup_steps: int = Field(4_000, ge=0)
-    """Warm-up of every stage, in steps."""
+    """Warm-up, in steps, of every stage or of the run."""
+    lr_spans: Literal["stage", "run"] = "stage"
+    """Warm-up and decay begin anew with every stage (ERNIE 2.0), or go through the whole run once."""
     weight_decay: float = Field(0.01, ge=0)
     """Of the encoder's matrices; heads, embeddings of tasks, biases and norms have none."""
     betas: tuple[float, float] = (0.9, 0.98)
@@ -82,6 +84,10 @@ class TrainConfig(Section):
     """By the number of a stage, such as `{1: {steps: 2000, max_length: 128}}`."""
     zero_stage: int = Field(0, ge=0, le=3)
     """DeepSpeed's ZeRO: 1 shares the moments among the ranks, 2 the gradients too, 3 the weights too."""
+    offload: bool = False
+    """Keep moments, and the weights that AdamW steps, in host memory: less GPU memory, a slower step. Needs ZeRO."""
+    communication: Literal["fp32", "bf16"] = "fp32"
+    """How gradients travel between ranks: bf16 halves the volume, and rounds what is added up."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 on GPU, fp32 on CPU."""
     compile: bool = False
@@ -103,10 +109,24 @@ class TrainConfig(Section):
     keep_every: int | None = Field(None, ge=1)
     """Checkpoints at multiples of this step are kept for good, after the stage too."""
 
+    @model_validator(mode="after")
+    def zero_fits(self) -> "TrainConfig":
+        if self.offload and not self.zero_stage:
+            raise ValueError(
+                "offload=true needs zero_stage=1 or more: without ZeRO there is one copy of the weights, on the GPU"
+            )
+        if self.communication == "bf16" and self.zero_stage == 3:
+            raise ValueError(
+                "communication=bf16 needs zero_stage=2 or less: under ZeRO 3 weights travel too and would be rounded"
+            )
+        return self
+
 
 class EvaluateConfig(Section):
     instances: int = Field(512, ge=1)
     """Validation instances per task."""
+    every_tokens: int | None = Field(None, ge=1)
+    """Tokens between evaluations of every task inside a stage. None: only after each stage."""
 
 
 class LogConfig(Section):
@@ -114,10 +134,21 @@ class LogConfig(Section):
     """Steps between records in metrics.jsonl and on screen."""
     wandb: Literal["online", "offline", "off"] = "off"
     project: str = "cumul"
+    group: str | None = None
+    """Of the run in wandb; a comparison gives it its own name."""
+
+
+class LaunchConfig(Section):
+    restarts: int = Field(0, ge=0)
+    """How often a run that lost ranks starts again by itself, without a new checkpoint in between."""
+    timeout: int = Field(300, ge=5)
+    """Seconds after which ranks that others wait for count as lost."""
+    first_timeout: int = Field(900, ge=5)
+    """The same before the first step of a stage and after its last: what is slow there is no fault."""
 
 
 class Config(Section):
-    name: str = Field("demo", pattern=r"^\w[\w.-]*$")
+    name: str = Field("demo", pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$")
     """The run lies in runs/<name>/."""
     seed: int = Field(0, ge=0)
     tasks: list[str] = list(TASKS)
@@ -128,6 +159,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     log: LogConfig = LogConfig()
+    launch: LaunchConfig = LaunchConfig()
 
     @model_validator(mode="after")
     def tasks_fit(self) -> "Config":
@@ -209,6 +241,11 @@ class Plain(yaml.SafeLoader):
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
     """Read YAML and apply `section.key=value`. Raises ValueError in one line, naming the setting and the fix."""
+    return validated(read_tree(path, overrides), Config)
+
+
+def read_tree(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """YAML with `section.key=value` applied. Raises ValueError where it is not that."""
     tree: dict[str, Any] = {}
     if path is not None:
         if not path.is_file():
@@ -233,9 +270,17 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Config:
             branch[last] = yaml.load(value, Plain)
         except yaml.YAMLError:
             raise ValueError(f"override {override!r}: {value!r} is not a YAML value. Quote what is text.") from None
-    refuse_unknown(tree, Config, "")
+    return tree
+
+
+Sections = TypeVar("Sections", bound=Section)
+
+
+def validated(tree: dict[str, Any], model: type[Sections]) -> Sections:
+    """Raises ValueError in one line, naming the setting and the fix."""
+    refuse_unknown(tree, model, "")
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -1,8 +1,8 @@
-"""DeepSpeed at its edges: the config derived from ours, and moments by parameter name under any ZeRO stage."""
+"""DeepSpeed at its edges: the engine, and moments by parameter name under any ZeRO stage."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import deepspeed
 import torch
@@ -10,38 +10,13 @@ import torch.distributed as dist
 from deepspeed.runtime.zero import GatheredParameters
 
 from pretrain.config import TrainConfig
+from pretrain.deepspeed_config import deepspeed_config
 from pretrain.guard import Guard
 from pretrain.model.model import Model
 from pretrain.optimizer import RestingAdamW, group_of, parameter_groups
 from pretrain.world import World
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-def in_bf16(config: TrainConfig, gpu: bool) -> bool:
-    return config.precision == "bf16" or (config.precision == "auto" and gpu)
-
-
-def deepspeed_config(config: TrainConfig, world_size: int, gpu: bool) -> dict[str, Any]:
-    """DeepSpeed's JSON. We own accumulation: a step may have any number of micro-batches, the boundary is `step()`."""
-    sizes = {"train.batch_size": config.batch_size}
-    sizes |= {f"train.growth.{stage}.batch_size": grown.batch_size or 0 for stage, grown in config.growth.items()}
-    for name, size in sizes.items():
-        if 0 < size < world_size:
-            raise ValueError(f"{name}={size}: {world_size} ranks need an instance each. Raise it, or take fewer ranks.")
-    micro = min(config.micro_batch_size, config.batch_size // world_size)
-    return {
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,
-        "gradient_clipping": config.clip if config.zero_stage else 0,  # without ZeRO the optimizer clips
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
-        # gradients stay in fp32 between ranks: no module is declared safe in bf16 there
-        "torch_autocast": {"enabled": in_bf16(config, gpu), "dtype": "bfloat16", "lower_precision_safe_modules": []},
-        "steps_per_print": 10**12,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-    }
 
 
 def make_engine(model: Model, config: TrainConfig, world: World, guard: Guard):

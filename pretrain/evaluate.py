@@ -1,7 +1,9 @@
 """Every task on frozen validation instances: loss, metric, and what guessing would reach."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,7 +11,8 @@ from torch.nn import functional
 
 from pretrain.config import TrainConfig
 from pretrain.data.batch import Source, pack
-from pretrain.engine import in_bf16
+from pretrain.data.feed import spread
+from pretrain.deepspeed_config import in_bf16
 from pretrain.model.model import Model
 from pretrain.tasks import TASKS
 from pretrain.world import World
@@ -18,24 +21,56 @@ FROZEN = "validation"
 """In the place of an epoch: validation instances are drawn once and for all."""
 
 
-@torch.no_grad()
+class Predictions(NamedTuple):
+    """What a model says of the validation instances of one task."""
+
+    loss: float
+    """Sum over all targets."""
+    labels: np.ndarray
+    predictions: np.ndarray
+    sizes: np.ndarray
+    """Targets of each instance."""
+
+
 def evaluate(model: Model, sources: Mapping[str, Source], limit: int, config: TrainConfig, world: World) -> list[dict]:
     """One record per task, over `limit` instances spread evenly over its shards. Collective."""
+    with reading(model, config, world):
+        return [record_of(source.task, model, source, limit, config, world) for source in sources.values()]
+
+
+@contextmanager
+def reading(model: Model, config: TrainConfig, world: World) -> Iterator[None]:
+    """The model as it predicts: without dropout, gradients, and in the precision of training."""
     was_training = model.training
     model.eval()
-    with torch.autocast(world.device.type, torch.bfloat16, enabled=in_bf16(config, world.device.type == "cuda")):
-        micro_batch = config.micro_batch_size
-        records = [evaluate_task(model, source, limit, micro_batch, world) for source in sources.values()]
+    gpu = world.device.type == "cuda"
+    with torch.no_grad(), torch.autocast(world.device.type, torch.bfloat16, enabled=in_bf16(config, gpu)):
+        yield
     model.train(was_training)
-    return records
 
 
-def evaluate_task(model: Model, source: Source, limit: int, micro_batch: int, world: World) -> dict:
-    begun = time.monotonic()
-    spec = TASKS[source.task]
-    chosen = spread(len(source.instances), limit)
-    mine = chosen[world.rank :: world.size]
-    total, labels, predictions = 0.0, [], []
+def record_of(task: str, model: Model, source: Source, limit: int, config: TrainConfig, world: World) -> dict:
+    begun, spec = time.monotonic(), TASKS[task]
+    loss, labels, predictions, sizes = predict(model, source, limit, config.micro_batch_size, world)
+    score = spec.metric(labels, predictions)
+    return {
+        "task": task,
+        "loss": loss / max(1, len(labels)),
+        "chance_loss": entropy(labels),
+        "metric_name": spec.metric_name,
+        "metric": score.value,
+        "chance": score.chance,
+        "detail": score.detail,
+        "instances": len(sizes),
+        "targets": len(labels),
+        "seconds": round(time.monotonic() - begun, 2),
+    }
+
+
+def predict(model: Model, source: Source, limit: int, micro_batch: int, world: World) -> Predictions:
+    """Of `limit` instances, in the order of ranks; while the model is `reading`. Collective."""
+    mine = spread(len(source.instances), limit)[world.rank :: world.size]
+    total, labels, predictions, sizes = 0.0, [], [], []
     for start in range(0, len(mine), micro_batch):
         examples = [source.draw(index, FROZEN) for index in mine[start : start + micro_batch]]
         batch = pack(source.task, examples).to(world.device)
@@ -43,27 +78,11 @@ def evaluate_task(model: Model, source: Source, limit: int, micro_batch: int, wo
         targets = batch.targets[source.task][1]
         total += functional.cross_entropy(logits, targets, reduction="sum").item()
         labels.append(targets.cpu().numpy())
+        sizes.append(np.array([len(example.targets[source.task].labels) for example in examples]))
         predictions.append(logits.argmax(-1).cpu().numpy())
-    shares = world.gather((total, concatenate(labels), concatenate(predictions)))
-    truth = np.concatenate([share[1] for share in shares])
-    score = spec.metric(truth, np.concatenate([share[2] for share in shares]))
-    return {
-        "task": source.task,
-        "loss": sum(share[0] for share in shares) / max(1, len(truth)),
-        "chance_loss": entropy(truth),
-        "metric_name": spec.metric_name,
-        "metric": score.value,
-        "chance": score.chance,
-        "detail": score.detail,
-        "instances": len(chosen),
-        "targets": len(truth),
-        "seconds": round(time.monotonic() - begun, 2),
-    }
-
-
-def spread(size: int, limit: int) -> list[int]:
-    """Up to `limit` indices, evenly over all instances, so that every shard and label is met."""
-    return np.linspace(0, size, min(size, limit), endpoint=False).astype(int).tolist()
+    shares = world.gather((total, *map(concatenate, (labels, predictions, sizes))))
+    losses, *arrays = zip(*shares, strict=True)
+    return Predictions(sum(losses), *map(np.concatenate, arrays))
 
 
 def concatenate(arrays: list[np.ndarray]) -> np.ndarray:

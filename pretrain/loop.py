@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import torch
 
-from pretrain.config import TrainConfig
 from pretrain.data.batch import Batch
 from pretrain.data.steps import Steps, read_ahead
 from pretrain.engine import clear_gradients, gradient_norm
 from pretrain.guard import Guard
-from pretrain.optimizer import awake, learning_rate
+from pretrain.optimizer import awake
 from pretrain.world import World
 
 
@@ -55,7 +54,7 @@ def train_stage(
     engine,
     steps: Steps,
     state: State,
-    config: TrainConfig,
+    rate_after: Callable[[State], float],
     seed: int,
     world: World,
     guard: Guard,
@@ -63,7 +62,10 @@ def train_stage(
     after_step: Callable[[State, str, float, StepResult], None],
     stop_wanted: Callable[[], bool],
 ) -> bool:
-    """Run the steps of a stage from `state` on; False where it was asked to stop before the end."""
+    """Run the steps of a stage from `state` on; False where it was asked to stop before the end.
+
+    `rate_after` is the learning rate of the step after a state.
+    """
     total = len(steps)
     feed = read_ahead(steps, state.step, readers, world.device.type == "cuda")
     while state.step < total:
@@ -72,7 +74,7 @@ def train_stage(
         waited = time.perf_counter() - begun
         share = steps.share(state.step)
         torch.manual_seed(seed + 1_000_003 * state.run_step + world.rank)
-        rate = learning_rate(state.step + 1, total, config.lr, config.warmup_steps, config.decay)
+        rate = rate_after(state)
         guard.prepare(share.task)
         result = optimizer_step(engine, batches, rate, world, stop_wanted())
         state.positions[share.task] = share.position + share.size

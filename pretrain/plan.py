@@ -5,7 +5,6 @@ moments is exact up to padding; that of activations is an estimate for a transfo
 back (Korthikanti et al. 2022, section 4), in 32-bit numbers; bf16 on GPU needs about half of it.
 """
 
-import json
 from collections.abc import Mapping
 from math import log10
 from typing import NamedTuple
@@ -14,10 +13,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from corpus_tools.checkpoint import read_files
+from corpus_tools.checkpoint import read_config, read_files
 from corpus_tools.shards import read_manifest
 from corpus_tools.tokenizer import load_tokenizer
 from pretrain.config import Config
+from pretrain.deepspeed_config import in_bf16
+from pretrain.scale import NUMBER, TOKEN, Cluster, pace, passes
 from pretrain.schedule import Stage
 from pretrain.tasks import TASKS, discourse_relation
 from pretrain.tasks.spec import Head
@@ -121,13 +122,8 @@ def read_sizes(config: Config) -> Sizes:
         inner, positions = model.intermediate or 4 * model.hidden, max(POSITIONS, config.corpus.max_length)
         vocabulary = read_vocabulary(config)
         return Sizes(vocabulary, model.hidden, model.layers, model.heads, inner, positions, segments, len(TASKS))
-    files = read_files(config.model.prior, ["config.json"], "model.prior")
-    if not files:
-        raise ValueError(f"model.prior={config.model.prior}: no config.json in it.")
-    prior = json.loads(files["config.json"])
-    if prior.get("model_type") not in ("bert", "ernie"):
-        kind = prior.get("model_type")
-        raise ValueError(f"model.prior={config.model.prior}: a {kind!r} checkpoint, not bert or ernie.")
+    source = config.model.prior
+    prior = read_config(source, read_files(source, ["config.json"], "model.prior"), "model.prior")
     return Sizes(
         prior["vocab_size"],
         prior["hidden_size"],
@@ -141,15 +137,17 @@ def read_sizes(config: Config) -> Sizes:
 
 
 def read_vocabulary(config: Config) -> int:
-    """Number of ids: of the tokenizer to be trained (at most), or of the adopted one."""
-    source = config.corpus.tokenizer
+    """Number of ids: of the built corpus, else of the tokenizer to be trained (at most), or of the adopted one."""
+    corpus, source = config.corpus.folder(), config.corpus.tokenizer
+    if (corpus / "manifest.json").exists():
+        return read_manifest(corpus)["tokenizer"]["vocab_size"]
     if source == "train":
         return config.corpus.vocab_size
     return load_tokenizer(source).get_vocab_size()
 
 
-def plan(config: Config, ranks: int = 1) -> RenderableType:
-    """Everything above, as a person reads it."""
+def plan(config: Config, ranks: int = 1, cluster: Cluster | None = None) -> RenderableType:
+    """Everything above, as a person reads it; of a cluster also traffic, time and storage."""
     sizes = read_sizes(config)
     stages = config.stages()
     settings = config.corpus.settings()
@@ -164,13 +162,10 @@ def plan(config: Config, ranks: int = 1) -> RenderableType:
         model.add_row("", f"without {task}: its classes are those of its files, known once the corpus is built")
     a_step = f"{config.train.batch_size} instances of up to {settings.max_length} tokens"
     model.add_row("schedule", f"{config.schedule.kind} over {config.schedule.over}; a step is {a_step}")
-    return Group(
-        model,
-        Text(),
-        stage_table(config, stages, sizes),
-        Text(),
-        memory_table(config, sizes, count.total, ranks),
-    )
+    tables = [model, stage_table(config, stages, sizes), memory_table(config, sizes, count.total, ranks, cluster)]
+    if cluster is not None:
+        tables += [pace_table(config, sizes, count.total, cluster), storage_table(config, count.total, cluster)]
+    return Group(*(part for table in tables for part in (table, Text())))
 
 
 def count_classes(config: Config) -> tuple[dict[str, int | None], list[str]]:
@@ -202,14 +197,17 @@ def stage_table(config: Config, stages: list[Stage], sizes: Sizes) -> Table:
     batch, length = config.train.batch_size, config.corpus.max_length
     steps = [sum(stage.steps.values()) for stage in stages]
     tokens = [stage_tokens(stage, batch, length) for stage in stages]
-    work = [
-        operations(sizes, spent, length, predicted_steps(config, stage) * batch * length * config.corpus.mask_share)
-        for stage, spent in zip(stages, tokens, strict=True)
-    ]
+    work = [stage_operations(config, stage, sizes) for stage in stages]
     table.add_row("steps", *(f"{n:,}" for n in steps), f"{sum(steps):,}", style="bold")
     table.add_row("tokens, at most", *map(human, tokens), human(sum(tokens)))
     table.add_row("FLOP, at most", *map(human, work), human(sum(work)))
     return table
+
+
+def stage_operations(config: Config, stage: Stage, sizes: Sizes) -> float:
+    batch, length = config.train.batch_size, config.corpus.max_length
+    predicted = predicted_steps(config, stage) * batch * length * config.corpus.mask_share
+    return operations(sizes, stage_tokens(stage, batch, length), length, predicted)
 
 
 def predicted_steps(config: Config, stage: Stage) -> int:
@@ -221,17 +219,71 @@ def predicted_steps(config: Config, stage: Stage) -> int:
     return own + sum(steps for task, steps in stage.steps.items() if TASKS[task].target is None)
 
 
-def memory_table(config: Config, sizes: Sizes, total: int, ranks: int) -> Table:
-    title = f"memory per rank (ranks: {ranks}), in 32-bit numbers; activations are an estimate"
-    table = make_table(title)
+def memory_table(config: Config, sizes: Sizes, total: int, ranks: int, cluster: Cluster | None) -> Table:
+    bf16 = in_bf16(config.train, gpu=cluster is not None)
+    estimate = "activations: an estimate" + (", in bf16" if bf16 else "")
+    table = make_table(f"memory per rank (ranks: {ranks}), in 32-bit numbers; {estimate}")
     for name in ("", *Memory._fields, "all"):
         table.add_column(name, justify="right" if name else "left")
     for zero in range(4):
         parts = memory_of(config, sizes, total, zero, ranks)
-        chosen = zero == config.train.zero_stage
-        name = f"ZeRO {zero}" + ("  ◂ train.zero_stage" if chosen else "")
-        table.add_row(name, *(f"{human(part)}B" for part in (*parts, sum(parts))), style="bold" if chosen else "")
+        if bf16:
+            parts = parts._replace(activations=parts.activations / 2)
+        table.add_row(zero_name(config, zero), *(f"{human(part)}B" for part in (*parts, sum(parts))))
     return table
+
+
+def zero_name(config: Config, zero: int) -> str:
+    return f"ZeRO {zero}" + (" ◂" if zero == config.train.zero_stage else "")
+
+
+def pace_table(config: Config, sizes: Sizes, total: int, cluster: Cluster) -> Table:
+    train, stages = config.train, config.stages()
+    steps = sum(stage.total for stage in stages)
+    work = sum(stage_operations(config, stage, sizes) for stage in stages) / steps
+    tokens = train.batch_size * config.corpus.max_length
+    micro_batches = passes(train.batch_size, train.micro_batch_size, cluster.ranks)
+    table = make_table(
+        f"a step on {cluster.nodes} nodes × {cluster.gpus} GPUs of {human(cluster.peak)}FLOP/s, {cluster.mfu:.0%} of "
+        f"it reached, {human(cluster.network)}B/s between nodes; micro-batches per GPU: {micro_batches}"
+    )
+    for name in ("", "sent per node", "sending", "computing", "step", "tokens/s", f"{steps:,} steps", "GPU-hours"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=not name)
+    for zero in range(4):
+        step = pace(cluster, work, total, zero, micro_batches, 2 if train.communication == "bf16" else NUMBER)
+        hours = steps * step.seconds / 3600
+        table.add_row(
+            zero_name(config, zero), f"{human(step.sent)}B", *map(span, (step.sending, step.computing, step.seconds)),
+            human(tokens / step.seconds), span(3600 * hours), f"{hours * cluster.ranks:,.0f}",
+        )  # fmt: skip
+    return table
+
+
+def storage_table(config: Config, total: int, cluster: Cluster) -> Table:
+    corpus = config.corpus.folder()
+    size = checkpoint_bytes(total)
+    tokens = sum(stage_tokens(stage, config.train.batch_size, config.corpus.max_length) for stage in config.stages())
+    built = "known once it is built; some 0.8 bytes per byte of English text"
+    if (corpus / "manifest.json").exists():
+        built = f"{human(sum(path.stat().st_size for path in corpus.rglob('*') if path.is_file()))}B"
+    table = Table.grid(padding=(0, 2))
+    table.add_row(
+        "checkpoint", f"{human(size)}B, {span(size / cluster.disk)} at {human(cluster.disk)}B/s, beside training"
+    )
+    table.add_row("all checkpoints", f"{human(checkpoints_bytes(config))}B on disk at most, without train.keep_every")
+    table.add_row("corpus", f"{built}, whole on every node or on a shared disk")
+    table.add_row("read in training", f"{human(tokens * TOKEN / cluster.nodes)}B by each node, at most")
+    return table
+
+
+def span(seconds: float) -> str:
+    """3.21 ms, 1.23 s, 4.5 h."""
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def planned_memory(config: Config, ranks: int) -> float:
@@ -245,6 +297,24 @@ def memory_of(config: Config, sizes: Sizes, total: int, zero: int, ranks: int) -
     sequences = min(config.train.micro_batch_size, -(-config.train.batch_size // ranks))
     length, masked = config.corpus.max_length, config.corpus.mask_share
     return memory(sizes, total, zero, ranks, sequences, length, masked)
+
+
+def checkpoint_bytes(total: int) -> int:
+    """Of one checkpoint: weights and two moments in 32-bit numbers, whatever the precision of training."""
+    return 3 * 4 * total
+
+
+def checkpoints_bytes(config: Config) -> int:
+    """On disk at most, without `train.keep_every`: the checkpoints kept, one being written, the finished stages."""
+    classes, _ = count_classes(config)
+    kept = config.train.keep_last + 1 + len(config.stages())
+    return kept * checkpoint_bytes(parameters(read_sizes(config), classes).total)
+
+
+def bytes_to_write(config: Config) -> int:
+    """What of them does not lie in the run folder yet."""
+    there = [path for path in config.folder().glob("stage*/**/*") if path.is_file()]
+    return max(0, checkpoints_bytes(config) - sum(path.stat().st_size for path in there))
 
 
 def make_table(title: str) -> Table:

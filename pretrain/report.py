@@ -2,14 +2,15 @@
 
 `metrics.jsonl` is the one that counts: one JSON object a line, of kind `step` or `evaluation`, in the order in which
 things happened, and of kind `resume` where a stage went on from a checkpoint. A resumed run first drops what lies
-beyond that checkpoint, so no step is in it twice; wandb cannot forget, there such steps appear again. Only the main
-rank reports.
+beyond that checkpoint, so no step is in it twice; wandb cannot forget, there such steps appear again. Only rank 0
+reports to these; every rank keeps a log in `logs/rank<n>.log`, with its own waiting and memory.
 """
 
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -22,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pretrain.config import Config
+from pretrain.run import log_of
 from pretrain.tasks import TASKS
 
 REDRAW_SECONDS = 0.1
@@ -37,8 +39,8 @@ NARROW = 100
 class Report:
     """Takes the records of a run."""
 
-    def __init__(self, config: Config, main: bool = True, console: Console | None = None):
-        self.config, self.main = config, main
+    def __init__(self, config: Config, rank: int = 0, console: Console | None = None):
+        self.config, self.rank, self.main = config, rank, rank == 0
         self.console = console or make_console()
         self.titles = stage_titles(config)
         self.live: Live | None = None
@@ -48,9 +50,11 @@ class Report:
         self.validation: dict[str, dict] = {}
 
     def __enter__(self) -> "Report":
+        log = log_of(self.config, self.rank)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log_file = log.open("a", encoding="utf-8")
         if self.main:
             path = self.config.folder() / "metrics.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 keep_until(path, None)
             self.file = path.open("a", encoding="utf-8")
@@ -65,6 +69,7 @@ class Report:
             self.file.close()
             if self.wandb is not None:
                 self.wandb.finish(exit_code=0 if kind is None else 1)
+        self.log_file.close()
 
     def rewind(self, run_step: int) -> None:
         """Drop the records of later steps: they will be made again."""
@@ -88,6 +93,7 @@ class Report:
         self.to_wandb(record, ("stage",), {"resumed_from_step": record["run_step"]})
 
     def step(self, record: dict) -> None:
+        self.log(step_line(record, self.titles))
         if not self.main:
             return
         self.append(record)
@@ -104,6 +110,8 @@ class Report:
             self.say(step_line(record, self.titles))
 
     def evaluation(self, records: list[dict]) -> None:
+        for record in records:
+            self.log(evaluation_line(record))
         if not self.main:
             return
         self.settle()
@@ -121,9 +129,15 @@ class Report:
 
     def note(self, text: str) -> None:
         """A remark for who watches; it is no record."""
+        self.log(text)
         if self.main:
             self.settle()
             self.say(text)
+
+    def log(self, text: str) -> None:
+        """Into this rank's file alone."""
+        self.log_file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
+        self.log_file.flush()
 
     def say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, markup=False)
@@ -278,6 +292,17 @@ def cell(record: dict) -> Text:
     return Text.assemble(f"{record['loss']:6.3f}  ", (f"{record['metric']:6.3f}", "green" if better else "dim"))
 
 
+def tell_wandb(config: Config, values: Mapping[str, float]) -> None:
+    """What was found out of a run after its training, where it is kept in wandb.
+
+    As a record of its last step: of a summary alone, written just before the end, wandb lost some under load.
+    """
+    run = start_wandb(config)
+    if run is not None:
+        run.log({"run_step": sum(stage.total for stage in config.stages()), **values})
+        run.finish()
+
+
 def start_wandb(config: Config) -> Any:
     """One wandb run per run folder, whose identity lies in `wandb_id`: a resumed run goes on in the same one."""
     if config.log.wandb == "off":
@@ -286,10 +311,11 @@ def start_wandb(config: Config) -> Any:
 
     path = config.folder() / "wandb_id"
     if not path.exists():
-        path.write_text(f"{config.name}-{secrets.token_hex(4)}\n")
+        path.write_text(f"{config.name.replace('/', '-')}-{secrets.token_hex(4)}\n")
     run = wandb.init(
         project=config.log.project,
         name=config.name,
+        group=config.log.group,
         id=path.read_text().strip(),
         resume="allow",
         mode=config.log.wandb,

@@ -2,13 +2,20 @@
 
 runs/<name>/config.yaml            the resolved configuration
 runs/<name>/metrics.jsonl          every record
+runs/<name>/logs/                  of every rank; those that failed leave `ended<rank>.json`
+runs/<name>/launch.json            what was typed, for ranks that a launcher starts
+runs/<name>/lock, launcher         locked by rank 0, and by the launcher that started it
+runs/<name>/stop                   while it is there, rank 0 stops after its step, and calls it `stopped`
 runs/<name>/skipped.jsonl          the steps that the loss guard refused, with their instances
 runs/<name>/stage<k>/              a checkpoint (`pretrain.checkpoint`); its state.json means: finished
 runs/<name>/stage<k>/checkpoints/  those of a stage in progress, step<n>/; `latest.json` is written last
 runs/<name>/export/                the Hugging Face checkpoint
 """
 
+import json
+import os
 import shlex
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -22,11 +29,18 @@ from pretrain.config import Config, dump_config, resolved
 from pretrain.schedule.reading import Growth, Reading
 
 FREE = {
-    "log.every", "log.wandb", "log.project", "evaluate.instances", "corpus.executor", "corpus.slurm",
+    "log.every", "log.wandb", "log.project", "log.group", "evaluate.instances", "evaluate.every_tokens",
+    "corpus.executor", "corpus.slurm",
     "train.checkpoint_every", "train.keep_last", "train.keep_every", "train.max_skipped", "train.micro_batch_size",
     "train.readers", "train.compile", "train.activation_checkpointing", "train.zero_stage",
+    "train.offload",
+    "launch.restarts", "launch.timeout", "launch.first_timeout",
 }  # fmt: skip
 """Settings that decide nothing of what is learnt: they may change in the middle of a run."""
+
+
+LOGS = "logs"
+LAUNCHER = "launcher"
 
 
 class Typed(NamedTuple):
@@ -36,11 +50,18 @@ class Typed(NamedTuple):
     overrides: Sequence[str] = ()
     stages: Sequence[int] = ()
     processes: int = 1
+    hostfile: Path | None = None
+    rendezvous: str | None = None
+    nodes: str | None = None
+    master_port: int | None = None
 
     def again(self) -> str:
         options = [f"--stage={stage}" for stage in self.stages]
         if self.processes > 1:
             options.append(f"--processes={self.processes}")
+        for name in ("hostfile", "rendezvous", "nodes", "master_port"):
+            if getattr(self, name) is not None:
+                options.append(f"--{name.replace('_', '-')}={getattr(self, name)}")
         return shlex.join(["cumul", "train", str(self.path), *self.overrides, *options])
 
     def stage(self, number: int) -> str:
@@ -48,7 +69,8 @@ class Typed(NamedTuple):
         if number > 3:
             return self._replace(stages=[number]).again()
         settings = shlex.join(self.overrides)
-        return f"make stage{number} CONFIG={self.path}" + (f" ARGS={shlex.quote(settings)}" if settings else "")
+        hosts = "" if self.hostfile is None else f" HOSTFILE={self.hostfile}"
+        return f"make stage{number} CONFIG={self.path}" + (f" ARGS={shlex.quote(settings)}" if settings else "") + hosts
 
 
 def reading_of(config: Config, number: int) -> Reading:
@@ -85,8 +107,55 @@ def claim_folder(config: Config) -> None:
     """Write the resolved configuration into the run folder, refusing to mix it with work of another one."""
     refuse_changes(config)
     path = config.folder() / "config.yaml"
-    with aside(path) as part:
+    with aside(path, many=True) as part:
         part.write_text(dump_config(config))
+
+
+def own_name() -> str:
+    """This host as the user's hostfile calls it, else as it calls itself."""
+    return os.environ.get("CUMUL_HOST") or socket.gethostname()
+
+
+def log_of(config: Config, rank: int) -> Path:
+    return config.folder() / LOGS / f"rank{rank}.log"
+
+
+def stop_file(config: Config) -> Path:
+    """Asks rank 0, wherever it is, to stop after its step."""
+    return config.folder() / "stop"
+
+
+def stopped_file(config: Config) -> Path:
+    """What `stop` is called when it was heeded, so that a launcher does not take those that left for lost."""
+    return config.folder() / "stopped"
+
+
+def write_typed(config: Config, typed: Typed, hosts: Sequence[str]) -> None:
+    """For the ranks: what the user typed, and the names of the hosts in the launcher's order."""
+    tree = {key: str(value) if isinstance(value, Path) else value for key, value in typed._asdict().items()}
+    with aside(config.folder() / "launch.json", many=True) as part:
+        part.write_text(json.dumps({"typed": tree, "hosts": list(hosts)}, indent=1) + "\n")
+
+
+def read_typed(folder: Path) -> tuple[Typed, list[str]]:
+    """The reverse. Raises ValueError where this host does not see the run folder."""
+    path = folder / "launch.json"
+    if not path.exists():
+        raise ValueError(
+            f"this host does not see {path.absolute()}: several hosts need the folder that cumul is started in, with "
+            "runs/ in it, on a disk that they share."
+        )
+    tree = json.loads(path.read_text())
+    paths = {key: Path(tree["typed"][key]) for key in ("path", "hostfile") if tree["typed"][key] is not None}
+    return Typed(**tree["typed"] | paths), tree["hosts"]
+
+
+def progress(config: Config) -> tuple[int, int]:
+    """The first stage that is not finished, and the step of its newest checkpoint."""
+    count = len(config.stages())
+    number = next((n for n in range(1, count + 1) if not finished(config, n)), count)
+    names = [path.name for path in (stage_folder(config, number) / "checkpoints").glob("step*")]
+    return number, max((int(name.removeprefix("step")) for name in names if name[4:].isdigit()), default=0)
 
 
 def settings(tree: dict) -> dict[str, Any]:
@@ -124,9 +193,9 @@ def last_finished(config: Config) -> int:
 
 
 @contextmanager
-def locked(config: Config) -> Iterator[None]:
+def locked(config: Config, name: str = "lock") -> Iterator[None]:
     """One training at a time in a run folder; the lock goes with the process, however it ends."""
-    path = config.folder() / "lock"
+    path = config.folder() / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
@@ -136,3 +205,19 @@ def locked(config: Config) -> Iterator[None]:
                 f"{config.folder()} is being trained by another process. Wait, or choose a name=."
             ) from None
         yield
+
+
+def is_locked(config: Config) -> bool:
+    try:
+        refuse_busy(config, ["lock"])
+    except ValueError:
+        return True
+    return False
+
+
+def refuse_busy(config: Config, names: Sequence[str] = ("lock", LAUNCHER)) -> None:
+    """Raise ValueError where the run is being trained: a second start would end the first one's ranks."""
+    for name in names:
+        if (config.folder() / name).exists():
+            with locked(config, name):
+                pass

@@ -3,6 +3,7 @@
 import json
 import logging
 import resource
+import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,14 +24,17 @@ from pretrain.config import Config, resolved
 from pretrain.data.batch import Source
 from pretrain.data.feed import order
 from pretrain.data.steps import ALIGNED, Steps
-from pretrain.engine import get_weights, in_bf16, make_engine, set_moments
+from pretrain.deepspeed_config import in_bf16
+from pretrain.engine import get_weights, make_engine, set_moments
 from pretrain.evaluate import evaluate as evaluate_tasks
 from pretrain.guard import Guard
+from pretrain.hosts import CLOCK, complaints, look
 from pretrain.loop import State, StepResult, train_stage
 from pretrain.model.attention import fitting
 from pretrain.model.model import Model, ernie_config, load_prior
 from pretrain.model.prior import Prior, read_prior
-from pretrain.plan import planned_memory
+from pretrain.optimizer import learning_rate
+from pretrain.plan import bytes_to_write, planned_memory
 from pretrain.report import Report
 from pretrain.run import (
     Typed,
@@ -40,20 +44,34 @@ from pretrain.run import (
     reading_of,
     settings,
     stage_folder,
+    stop_file,
+    stopped_file,
     wanted_stages,
 )
 from pretrain.world import World, join
 
 READERS_ON_GPU = 4
+NETWORK_DISK = 10.0
+"""Seconds after which a file that one host wrote is seen by the others."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def train(config: Config, stages: Sequence[int] | None, report: Report, typed: Typed) -> None:
-    """Train the wanted stages (1-based; None: all) that are not finished. Runs in every rank."""
+    """Train the wanted stages (1-based; None: all) that are not finished. Runs in every rank.
+
+    Raises ValueError for a mistake, ConnectionError where ranks of other hosts are lost or leave.
+    """
     wanted = wanted_stages(config, stages, typed)
-    world = join()
+    world = join(config.launch.first_timeout)
+    report.log(f"rank {world.rank} of {world.size} on {world.hosts[world.rank]}, {world.device}")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    with locked(config) if world.main else nullcontext(), stop_signals(report) as stop_wanted:
+    stop = stop_file(config)
+    with world.watched(), locked(config) if world.main else nullcontext(), stop_signals(report) as asked:
+
+        def stop_wanted() -> bool:
+            return asked() or (world.main and stop.exists())
+
+        check_hosts(config, report, world)
         if world.main:
             claim_folder(config)
         world.barrier()
@@ -61,10 +79,55 @@ def train(config: Config, stages: Sequence[int] | None, report: Report, typed: T
             if finished(config, number):
                 report.note(f"stage {number} is finished: {stage_folder(config, number)}")
                 continue
-            asked = world.sum([stop_wanted()])[0] > 0
-            if asked or not train_one(config, number, wanted[-1], report, world, stop_wanted):
+            asked_before = world.sum([stop_wanted()])[0] > 0
+            if asked_before or not train_one(config, number, wanted[-1], report, world, stop_wanted):
                 report.note(f"stopped and saved. To go on: {typed.again()}")
+                leave(config, asked(), world)
                 return
+
+
+def leave(config: Config, asked: bool, world: World) -> None:
+    """Put away the file `stop`. Raises ConnectionError in ranks that nobody asked: those that left can be replaced."""
+    stop = stop_file(config)
+    everyone = world.sum([world.main and stop.exists()])[0] > 0
+    leaving = [f"rank {rank} on {world.hosts[rank]}" for rank, asks in enumerate(world.gather(asked)) if asks]
+    if world.main and everyone:
+        stop.replace(stopped_file(config))
+    if leaving and not asked and not everyone:
+        raise ConnectionError(f"stopped and saved, because others were asked to: {', '.join(leaving)}")
+
+
+def check_hosts(config: Config, report: Report, world: World) -> None:
+    """Refuse hosts that do not fit together, before they wait for each other. Raises ValueError naming host and fix."""
+    world.barrier()  # so that clocks are read at one time
+    everyone = dict(reversed(list(zip(world.hosts, world.gather(look(config)), strict=True))))
+    found = complaints([(host, everyone[host]) for host in dict.fromkeys(world.hosts)], bytes_to_write(config))
+    for late in [line for line in found if CLOCK in line]:
+        report.note(late)
+        found.remove(late)
+    if apart := sorted({host for host, seen in zip(world.hosts, meet(config, world), strict=True) if not seen}):
+        found.append(
+            f"{', '.join(apart)}: {config.folder()} is not the one of {world.hosts[0]}. Start cumul in a folder on a "
+            "disk that all hosts share."
+        )
+    if found:
+        raise ValueError(" ".join(found))
+
+
+def meet(config: Config, world: World) -> list[bool]:
+    """Of every rank: whether it sees in the run folder what rank 0 wrote there."""
+    path = config.folder() / "shared"
+    word = world.gather(secrets.token_hex(8))[0]
+    if world.main:
+        path.write_text(word)
+    world.barrier()
+    until = time.monotonic() + NETWORK_DISK
+    while not (seen := path.exists() and path.read_text() == word) and time.monotonic() < until:
+        time.sleep(0.2)
+    everyone = world.gather(seen)
+    if world.main:
+        path.unlink()
+    return everyone
 
 
 def train_one(config: Config, number: int, last: int, report: Report, world: World, stop_wanted) -> bool:
@@ -78,6 +141,7 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
     model.prepare(config.train.activation_checkpointing, config.train.compile)
     guard = Guard(state.norms, config.train.spike, config.train.spike_window)
     engine = make_engine(model, config.train, world, guard)
+    world.wait_at_most(config.launch.first_timeout)
     set_moments(engine, *moments)
     report.rewind(state.run_step)
     if resumed is not None:
@@ -85,6 +149,7 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
     steps = steps_of(config, number, read_sources(config, "train", list(stage.steps)), state, world)
     checkpoints = Checkpoints(folder / "checkpoints", config.train.keep_last, config.train.keep_every)
     pace = Pace(config, number, last, state, steps, guard, report, world)
+    first = state.step + 1
 
     def save() -> None:
         pace.note_skipped(state)
@@ -92,31 +157,61 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
         if world.main:
             checkpoints.save(snapshot)
 
+    held_out = read_sources(config, "validation", known)
+
+    def measure() -> None:
+        begun = time.monotonic()
+        model = whole(engine, config, known, world)
+        records = evaluate_tasks(model, held_out, config.evaluate.instances, config.train, world)
+        at = {"kind": "evaluation", "run_step": state.run_step, "tokens": state.tokens, "stage": number}
+        report.evaluation([{**at, **record} for record in records])
+        pace.skip(time.monotonic() - begun)
+
     def after_step(state: State, task: str, rate: float, result: StepResult) -> None:
         pace.step(state, task, rate, result)
-        if state.step % config.train.checkpoint_every == 0 and state.step < stage.total and not result.stop:
+        if state.step == first:
+            world.wait_at_most(config.launch.timeout)
+        if state.step == stage.total:
+            return
+        mark = config.evaluate.every_tokens
+        if mark and state.tokens // mark > (state.tokens - result.tokens) // mark:
+            measure()
+        if state.step % config.train.checkpoint_every == 0 and not result.stop:
             save()
 
     readers = config.train.readers
     if readers == "auto":
         readers = READERS_ON_GPU if world.device.type == "cuda" else 0
-    done = train_stage(engine, steps, state, config.train, config.seed, world, guard, readers, after_step, stop_wanted)
-    if not done:
-        save()
-    checkpoints.wait()
+    try:
+        done = train_stage(
+            engine, steps, state, rate_of(config, number), config.seed, world, guard, readers, after_step, stop_wanted
+        )
+        world.wait_at_most(config.launch.first_timeout)
+        if not done:
+            save()
+    finally:
+        checkpoints.wait()  # where ranks are lost too: what is being written is what the restart begins with
     if done:
         pace.note_skipped(state)
-        held_out = read_sources(config, "validation", known)
-        records = evaluate_tasks(
-            whole(engine, config, known, world), held_out, config.evaluate.instances, config.train, world
-        )
-        report.evaluation([{"kind": "evaluation", "run_step": state.run_step, "stage": number, **r} for r in records])
+        measure()
         snapshot = take_snapshot(engine, state, manifest, config, world)
         if world.main:
             write(folder, snapshot)
             checkpoints.prune(keep_last=0)
     world.barrier()
     return done
+
+
+def rate_of(config: Config, number: int) -> Callable[[State], float]:
+    """The learning rate of the step after a state that lies in a stage."""
+    train, stages = config.train, config.stages()
+    whole_run = sum(stage.total for stage in stages)
+
+    def rate_after(state: State) -> float:
+        done, total = (state.run_step, whole_run) if train.lr_spans == "run" else (state.step, stages[number - 1].total)
+        return learning_rate(done + 1, total, train.lr, train.warmup_steps, train.decay)
+
+    return rate_after
 
 
 Moments = tuple[dict[str, torch.Tensor], dict[str, int]]
@@ -249,9 +344,8 @@ def read_sources(config: Config, split: str, tasks: Sequence[str]) -> dict[str, 
     phases = config.corpus.drawings(relations) if split == "train" else [config.corpus.settings(relations)]
     readings = [reading_of(config, number) for number in range(1, len(config.stages()) + 1)]
     budgets = {task: sum(r.before(task, r.stage.total) for r in readings if task in r.stage.steps) for task in tasks}
-    return {
-        task: Source(task, Instances(corpus, split, task), phases, words, config.seed, budgets[task]) for task in tasks
-    }
+    seed = config.seed if split == "train" else config.corpus.seed  # validation is the same for runs of any seed
+    return {task: Source(task, Instances(corpus, split, task), phases, words, seed, budgets[task]) for task in tasks}
 
 
 def evaluate(config: Config, report: Report) -> None:
@@ -263,7 +357,7 @@ def evaluate(config: Config, report: Report) -> None:
         sources = read_sources(config, "validation", tasks)
         fit(model, config, world.device)
         records = evaluate_tasks(model.to(world.device), sources, config.evaluate.instances, config.train, world)
-        at = {"kind": "evaluation", "run_step": state["run_step"], "stage": number}
+        at = {"kind": "evaluation", "run_step": state["run_step"], "tokens": state["tokens"], "stage": number}
         report.evaluation([{**at, **record} for record in records])
 
 
@@ -318,14 +412,18 @@ def summary(names: Sequence[str]) -> str:
 
 @contextmanager
 def stop_signals(report: Report) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, SIGTERM and SIGHUP ask for a stop after the step in progress; a second one ends at once."""
+    """Ctrl-C, SIGTERM and SIGHUP ask for a stop after the step in progress; Ctrl-C then ends at once.
+
+    More than one SIGTERM is usual: a scheduler sends it to all processes, and launchers pass it on.
+    """
     asked = False
 
     def ask(number: int, _frame) -> None:
         nonlocal asked
-        asked = True
-        signal.signal(number, before[signal.Signals(number)])
-        report.note("stopping after this step; once more to stop at once")
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        first, asked = not asked, True
+        if first:
+            report.note("stopping after this step; Ctrl-C to stop at once")
 
     before = {number: signal.signal(number, ask) for number in SIGNALS}
     try:
@@ -401,6 +499,11 @@ class Pace:
             "tokens": state.tokens,
         })  # fmt: skip
         self.clear()
+
+    def skip(self, seconds: float) -> None:
+        """Time that was not spent on steps."""
+        self.window_begun += seconds
+        self.begun += seconds
 
     def note_skipped(self, state: State) -> None:
         """Count and keep the steps refused since the last call. Raises ValueError where they are too many."""

@@ -15,6 +15,7 @@ from launch.cli import app, run
 
 ROOT = Path(__file__).parent.parent
 PAPER = str(ROOT / "configs/paper/base-en.yaml")
+COMPARE = str(ROOT / "configs/compare/demo.yaml")
 
 TINY = """
 name: tiny
@@ -57,7 +58,10 @@ def fails(capsys, *words: str) -> tuple[int, str]:
     return end.value.code, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--help"], ["plan", PAPER], ["results", PAPER]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["plan", PAPER], ["results", PAPER], ["compare", COMPARE, "--list"], ["compare", COMPARE, "--report"]],
+)
 def test_what_trains_nothing_imports_no_torch(words, tmp_path):
     code = (
         "import sys\nfrom launch.cli import main\n"
@@ -118,6 +122,15 @@ def test_train_then_look_at_it(place):
     assert changed.returncode == 1 and "train.lr was 0.0001" in changed.stderr
 
 
+def test_doctor_says_what_is_missing_then_that_all_is_well(place):
+    missing = cumul("doctor", "tiny.yaml")
+    assert missing.returncode == 1 and "no corpus. Build it: cumul corpus build" in missing.stderr
+    assert cumul("corpus", "build", "tiny.yaml").returncode == 0
+    well = cumul("doctor", "tiny.yaml", "--processes", "2")
+    assert well.returncode == 0, well.stderr
+    assert "all is well" in well.stdout and "GB/s" in well.stdout and not well.stderr
+
+
 @pytest.mark.slow
 def test_ctrl_c_saves_and_another_number_of_ranks_goes_on(place):
     """Interrupt two ranks in stage 1, finish with one: every step is in the metrics once."""
@@ -145,6 +158,31 @@ def test_ctrl_c_saves_and_another_number_of_ranks_goes_on(place):
     assert steps == list(range(1, 1201))
     assert cumul("export", "tiny.yaml", *overrides).returncode == 0
     assert load_file(place / "runs/tiny/export/model.safetensors")
+
+
+@pytest.mark.slow
+def test_a_second_start_leaves_the_run_alone_and_the_file_stop_ends_it(place):
+    """The file asks as Ctrl-C does: nothing was lost, so nothing starts again."""
+    typed = ["tiny.yaml", "schedule.steps_per_task=20000", "log.every=5", "launch.restarts=2", "--processes", "2"]
+    metrics, screen = place / "runs/tiny/metrics.jsonl", place / "screen"  # a pipe that nobody reads would stop them
+    with screen.open("w") as out:
+        ranks = subprocess.Popen(command("train", *typed), stdout=out, stderr=subprocess.STDOUT)
+    until = time.monotonic() + 200
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 20):
+        assert ranks.poll() is None and time.monotonic() < until
+        time.sleep(0.2)
+    for other in (["train", *typed], ["train", *typed[:-2]], ["doctor", *typed]):
+        refused = cumul(*other)
+        assert refused.returncode == 1 and "being trained by another process" in refused.stderr
+    before, until = len(metrics.read_text().splitlines()), time.monotonic() + 60
+    while len(metrics.read_text().splitlines()) <= before:
+        assert ranks.poll() is None and time.monotonic() < until
+        time.sleep(0.2)
+    (place / "runs/tiny/stop").touch()
+    assert ranks.wait(timeout=100) == 130
+    said = screen.read_text()
+    assert "stopped and saved" in said and "restart 1 of" not in said
+    assert not (place / "runs/tiny/environment").exists()
 
 
 @pytest.mark.slow

@@ -9,7 +9,9 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from finetune import load_suite
 from launch.cli import app
+from pretrain.compare.experiment import load_compare
 from pretrain.config import Config, load_config
 
 ROOT = Path(__file__).parent.parent
@@ -38,8 +40,12 @@ def test_cumul_understands_the_command(command):
     while hasattr(parser, "commands"):
         parser = parser.commands[words.pop(0)]
     given = parser.make_context(parser.name, words).params
+    if "suite" in given:
+        load_suite(ROOT / given["suite"], given["set_"] or ())
+        return
     path = ROOT / given["config"]
-    load_config(path if path.exists() else None, given["overrides"] or ())
+    load = load_compare if parser.name == "compare" else load_config
+    load(path if path.exists() else None, given["overrides"] or ())
 
 
 @pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", README, re.S))
@@ -52,10 +58,19 @@ def test_the_layout_shown_exists(path):
     assert (ROOT / path).exists()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+SUITES = sorted((ROOT / "configs/downstream").iterdir())
+CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {*SUITES})
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_loads(path):
-    config = load_config(path)
+    config = (load_compare if path.parent.name == "compare" else load_config)(path)
     assert config.name == "-".join(path.relative_to(ROOT / "configs").with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_every_suite_loads(path):
+    assert load_suite(path)
 
 
 def test_every_target_is_explained():

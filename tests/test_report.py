@@ -78,14 +78,14 @@ def test_a_report_that_resumes_nothing_keeps_everything(config):
     assert [record["run_step"] for record in recorded(config)] == [1, 2]
 
 
-def test_other_ranks_write_nothing(config):
+def test_other_ranks_write_only_their_own_log(config):
     console = plain()
-    with Report(config, main=False, console=console) as report:
+    with Report(config, rank=1, console=console) as report:
         report.step(step(1))
         report.evaluation([score(1, "capitalization", 0.6)])
         report.note("hello")
     assert console.file.getvalue() == ""
-    assert not config.folder().exists()
+    assert [path.name for path in config.folder().rglob("*") if path.is_file()] == ["rank1.log"]
 
 
 def test_the_live_display_leaves_one_line_that_says_how_the_stage_ended(config):

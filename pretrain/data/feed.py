@@ -2,6 +2,8 @@
 
 from hashlib import blake2b
 
+import numpy as np
+
 ROUNDS = 4
 
 
@@ -22,6 +24,11 @@ def order(position: int, size: int, seed: int, task: str) -> tuple[int, int]:
         index = left << half | right
         if index < size:
             return epoch, index
+
+
+def spread(size: int, limit: int) -> list[int]:
+    """Up to `limit` indices, evenly over all instances, so that every shard and label is met."""
+    return np.linspace(0, size, min(size, limit), endpoint=False).astype(int).tolist()
 
 
 def round_keys(seed: int, task: str, epoch: int) -> tuple[int, ...]:

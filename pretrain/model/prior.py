@@ -4,17 +4,14 @@ Only safetensors is read: a pickle from the internet can run code. Parameter nam
 (`embeddings.…`, `encoder.…`, `pooler.…`) and of its masked-LM head (`cls.predictions.…`).
 """
 
-import json
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from corpus_tools.checkpoint import read_files
+from corpus_tools.checkpoint import read_config, read_files
 
-FILES = ("config.json", "model.safetensors")
-ARCHITECTURES = ("bert", "ernie")
 SAME_IN_ERNIE = (
     "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
     "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id", "initializer_range",
@@ -29,23 +26,17 @@ class Prior(NamedTuple):
 
 def read_prior(source: str) -> Prior:
     """Raises ValueError where the checkpoint is missing, damaged, not BERT-like, or not safetensors."""
-    files = read_files(source, FILES, "model.prior")
-    for name in FILES:
-        if name not in files:
-            raise ValueError(
-                f"model.prior={source}: no {name} in it. A pytorch_model.bin is a pickle, which may run code, and is "
-                "not read: convert it by AutoModelForMaskedLM.from_pretrained(…).save_pretrained(…)."
-            )
-    try:
-        config, found = json.loads(files["config.json"]), load(files["model.safetensors"])
-    except (json.JSONDecodeError, SafetensorError) as error:
-        file = "config.json" if isinstance(error, json.JSONDecodeError) else "model.safetensors"
-        raise ValueError(f"model.prior={source}: {file} is damaged ({error}). Fetch it again.") from None
-    if config.get("model_type") not in ARCHITECTURES:
+    files = read_files(source, ["config.json", "model.safetensors"], "model.prior")
+    config = read_config(source, files, "model.prior")
+    if "model.safetensors" not in files:
         raise ValueError(
-            f"model.prior={source}: a {config.get('model_type')!r} checkpoint; only {' and '.join(ARCHITECTURES)} "
-            "have the layers of this encoder."
+            f"model.prior={source}: no model.safetensors in it. A pytorch_model.bin is a pickle, which may run code, "
+            "and is not read: convert it by AutoModelForMaskedLM.from_pretrained(…).save_pretrained(…)."
         )
+    try:
+        found = load(files["model.safetensors"])
+    except SafetensorError as error:
+        raise ValueError(f"model.prior={source}: model.safetensors is damaged ({error}). Fetch it again.") from None
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise ValueError(f"model.prior={source}: only absolute position embeddings are supported.")
     tensors = {}

@@ -1,7 +1,8 @@
 """Schedules: pure functions from (tasks, budget) to stages. No model, no randomness, no clock.
 
 A stage trains a set of tasks together, starting from the weights of the stage before. The budget is the steps that each
-task gets in total: every schedule spends exactly the same on every task, else comparing them would mean nothing.
+task gets in total: every schedule spends exactly the same on every task, else comparing them would mean nothing. Only
+`alone` gives the whole to one task, so that the others can be compared with having none.
 """
 
 from bisect import bisect_left
@@ -88,6 +89,12 @@ def pyramid(tasks: Tasks, budget: int) -> list[Stage]:
                 visited[task] += 1
             stages.append(Stage(steps))
     return stages
+
+
+def alone(tasks: Tasks, budget: int) -> list[Stage]:
+    """The first task with the budget of all."""
+    names = list(chain(*grouped(tasks, budget)))
+    return [Stage({names[0]: budget * len(names)})]
 
 
 def grouped(tasks: Tasks, budget: int) -> list[tuple[str, ...]]:

@@ -24,7 +24,7 @@ def english_corpus(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         sources = [write_jsonl(folder / "docs.jsonl", [english(f"doc {n}") for n in range(30)])]
-        build_corpus(CorpusConfig(name="en", sources=sources, **SMALL), list(TASKS), 0, workers=1)
+        build_corpus(CorpusConfig(name="en", sources=sources, **SMALL), list(TASKS), workers=1)
     return folder / "corpora" / "en"
 
 
@@ -36,5 +36,5 @@ def chinese_corpus(tmp_path_factory) -> Path:
         patch.chdir(folder)
         sources = [write_jsonl(folder / "docs.jsonl", [chinese(f"doc {n}") for n in range(30)])]
         tasks = [name for name, spec in TASKS.items() if "zh" in spec.languages]
-        build_corpus(CorpusConfig(name="zh", sources=sources, language="zh", **SMALL), tasks, 0, workers=1)
+        build_corpus(CorpusConfig(name="zh", sources=sources, language="zh", **SMALL), tasks, workers=1)
     return folder / "corpora" / "zh"

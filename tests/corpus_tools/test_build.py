@@ -102,7 +102,7 @@ def test_recurrence_is_counted_over_the_other_segments_of_the_document(folder):
     records = [{"id": f"{n}", "text": texts[n % 2]} for n in range(40)]
     sources = [write_jsonl(folder / "docs.jsonl", records)]
     config = CorpusConfig(sources=sources, **{**SMALL, "min_tokens": 3})
-    build_corpus(config, ["knowledge_masking"], 0, workers=1)
+    build_corpus(config, ["knowledge_masking"], workers=1)
     tokenizer = load_tokenizer(f"{config.folder() / 'tokenizer.json'}")
     known = set()
     for (segment,), _ in Instances(config.folder(), "train", "knowledge_masking"):
@@ -136,7 +136,7 @@ def test_units_come_from_the_sources_that_the_configuration_names(folder):
         config = CorpusConfig(
             name=name, **{**settings, "knowledge": knowledge, "lexicons": settings["lexicons"] if name == "all" else []}
         )
-        manifest = build_corpus(config, ["knowledge_masking"], 0, 1)
+        manifest = build_corpus(config, ["knowledge_masking"], 1)
         tokenizer = load_tokenizer(f"{config.folder() / 'tokenizer.json'}")
         levels: dict[str, set[int]] = {"vendis": set(), "wooden": set(), "narrow": set()}
         for (segment,), _ in Instances(config.folder(), "train", "knowledge_masking"):
@@ -148,15 +148,15 @@ def test_units_come_from_the_sources_that_the_configuration_names(folder):
     assert found["all"] == {"vendis": {ENTITY}, "wooden": {ENTITY}, "narrow": {PHRASE}}
     assert found["names"] == {"vendis": {ENTITY}, "wooden": {BASIC}, "narrow": {BASIC}}
     with pytest.raises(ValueError, match="no source 'name'"):
-        build_corpus(CorpusConfig(**{**settings, "knowledge": ["name"]}), ["knowledge_masking"], 0, 1)
+        build_corpus(CorpusConfig(**{**settings, "knowledge": ["name"]}), ["knowledge_masking"], 1)
 
 
 def test_workers_and_repetition_change_no_byte(folder):
     sources = write_english(folder, 60)
     made = []
     for name, workers in (("one", 1), ("again", 1), ("two", 2)):
-        config = CorpusConfig(name=name, sources=sources, **MANY_SHARDS)
-        build_corpus(config, list(TASKS), 3, workers)
+        config = CorpusConfig(name=name, sources=sources, seed=3, **MANY_SHARDS)
+        build_corpus(config, list(TASKS), workers)
         found = contents(config.folder())
         manifest = json.loads(found.pop("manifest.json"))
         assert len(manifest["shards"]["train"]) > 3
@@ -167,9 +167,9 @@ def test_workers_and_repetition_change_no_byte(folder):
 
 def test_another_seed_gives_other_instances(folder):
     sources = write_english(folder)
-    first, second = (CorpusConfig(name=f"seed {seed}", sources=sources, **SMALL) for seed in range(2))
-    build_corpus(first, FEW, 0, 1)
-    build_corpus(second, FEW, 1, 1)
+    first, second = (CorpusConfig(name=f"seed {seed}", seed=seed, sources=sources, **SMALL) for seed in range(2))
+    build_corpus(first, FEW, 1)
+    build_corpus(second, FEW, 1)
     train = "train/00000.safetensors"
     assert contents(first.folder())[train] != contents(second.folder())[train]
 
@@ -181,7 +181,7 @@ from corpus_tools.config import CorpusConfig
 name, tasks, limit, settings = eval(sys.argv[1])
 if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-build_corpus(CorpusConfig(name=name, **settings), tasks, 0, 1)
+build_corpus(CorpusConfig(name=name, **settings), tasks, 1)
 """
 
 
@@ -210,9 +210,9 @@ def test_a_killed_build_goes_on_where_it_stopped(folder):
     with pytest.raises(ValueError, match="no finished corpus"):
         read_manifest(killed.folder())
 
-    ensure_corpus(killed, FEW, 0, 1)
+    ensure_corpus(killed, FEW, 1)
     whole = CorpusConfig(name="whole", **settings)
-    build_corpus(whole, FEW, 0, 1)
+    build_corpus(whole, FEW, 1)
     assert first.stat().st_mtime_ns == written
     assert read_manifest(killed.folder())["shards"] == read_manifest(whole.folder())["shards"]
     assert contents(killed.folder()).keys() == contents(whole.folder()).keys()
@@ -221,7 +221,7 @@ def test_a_killed_build_goes_on_where_it_stopped(folder):
 def test_a_full_disk_is_one_line_and_keeps_what_is_finished(folder):
     settings = {**MANY_SHARDS, "sources": write_english(folder, 60), "knowledge": ["names"]}  # mining writes more
     whole = CorpusConfig(name="whole", **settings)
-    build_corpus(whole, FEW, 0, 1)
+    build_corpus(whole, FEW, 1)
     files = contents(whole.folder())
     sizes = [len(files[name]) for name in sorted(files) if name.startswith("train/")]
     limit = max(sizes) - 1
@@ -235,18 +235,18 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_finished(folder):
     for name, data in contents(full.folder()).items():
         if name.endswith(".safetensors"):
             assert data == files[name]
-    ensure_corpus(full, FEW, 0, 1)
+    ensure_corpus(full, FEW, 1)
     assert read_manifest(full.folder())["shards"] == read_manifest(whole.folder())["shards"]
 
 
 def test_shards_of_another_configuration_are_not_taken_for_finished(folder):
     sources = write_english(folder)
     old = CorpusConfig(sources=sources, **MANY_SHARDS)
-    build_corpus(old, FEW, 0, 1)
+    build_corpus(old, FEW, 1)
     new = CorpusConfig(sources=sources, **{**SMALL, "max_length": 48})
-    build_corpus(new, FEW, 0, 1)
+    build_corpus(new, FEW, 1)
     fresh = CorpusConfig(name="fresh", sources=sources, **{**SMALL, "max_length": 48})
-    build_corpus(fresh, FEW, 0, 1)
+    build_corpus(fresh, FEW, 1)
     assert contents(new.folder()).keys() == contents(fresh.folder()).keys()
     assert read_manifest(new.folder())["shards"] == read_manifest(fresh.folder())["shards"]
 
@@ -254,23 +254,23 @@ def test_shards_of_another_configuration_are_not_taken_for_finished(folder):
 def test_a_finished_corpus_is_kept_and_another_configuration_refused(folder):
     sources = write_english(folder)
     config = CorpusConfig(sources=sources, **SMALL)
-    corpus = ensure_corpus(config, FEW, 0, 1)
+    corpus = ensure_corpus(config, FEW, 1)
     before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*")}
-    assert ensure_corpus(config, FEW[:1], 0, 1) == corpus
+    assert ensure_corpus(config, FEW[:1], 1) == corpus
     assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*")} == before
     with pytest.raises(ValueError, match=r"corpus\.max_length=64, now it is 32.*corpus\.name"):
-        ensure_corpus(CorpusConfig(sources=sources, **{**SMALL, "max_length": 32}), FEW, 0, 1)
-    with pytest.raises(ValueError, match="seed=0, now it is 1"):
-        ensure_corpus(config, FEW, 1, 1)
+        ensure_corpus(CorpusConfig(sources=sources, **{**SMALL, "max_length": 32}), FEW, 1)
+    with pytest.raises(ValueError, match=r"corpus\.seed=0, now it is 1"):
+        ensure_corpus(config.model_copy(update={"seed": 1}), FEW, 1)
     with pytest.raises(ValueError, match="built without token_document"):
-        ensure_corpus(config, [*FEW, "token_document"], 0, 1)
+        ensure_corpus(config, [*FEW, "token_document"], 1)
 
 
 def test_every_document_is_used_or_refused_with_a_reason(folder, capsys):
     records = [english(f"doc {n}") for n in range(20)]
     records += [records[3], {"id": "short", "title": None, "text": "Word"}, {"id": "no text"}]
     sources = [write_jsonl(folder / "docs.jsonl", records)]
-    documents = build_corpus(CorpusConfig(sources=sources, **SMALL), FEW, 0, 1)["documents"]
+    documents = build_corpus(CorpusConfig(sources=sources, **SMALL), FEW, 1)["documents"]
     assert documents["in"] == 23 and documents["used"] == 20
     assert documents["train"] + documents["validation"] == 20
     assert documents["refused"]["duplicate id"] == 1
@@ -287,7 +287,7 @@ def test_a_shard_may_lose_all_its_documents(folder):
         english(f"{n}") for n in range(30)
     ]
     config = CorpusConfig(sources=[write_jsonl(folder / "docs.jsonl", records)], **{**SMALL, "shard_mb": 0.001})
-    manifest = build_corpus(config, list(TASKS)[:4], 0, 1)
+    manifest = build_corpus(config, list(TASKS)[:4], 1)
     assert manifest["shards"]["train"][0]["documents"] == 0
     assert manifest["documents"]["used"] == 30 and manifest["documents"]["refused"] == {"fewer than 20 tokens": 60}
 
@@ -295,7 +295,7 @@ def test_a_shard_may_lose_all_its_documents(folder):
 def test_validation_documents_are_in_no_train_shard(folder):
     records = [{"id": f"{n}", "text": " ".join([f"document{n}"] * 30)} for n in range(40)]
     config = CorpusConfig(sources=[write_jsonl(folder / "docs.jsonl", records)], **SMALL)
-    build_corpus(config, ["knowledge_masking"], 0, 1)
+    build_corpus(config, ["knowledge_masking"], 1)
     held_out = {tuple(ids) for ids in document_ids(config.folder(), "validation")}
     train = {tuple(ids) for ids in document_ids(config.folder(), "train")}
     assert len(held_out) + len(train) == 40
@@ -307,7 +307,7 @@ def test_titles_missing(folder):
     records = [{**english(f"doc {n}"), "title": None} for n in range(20)]
     config = CorpusConfig(sources=[write_jsonl(folder / "docs.jsonl", records)], **SMALL)
     with pytest.raises(ValueError, match=r"ir_relevance has no train.*title.*tasks=\[knowledge_masking\]"):
-        build_corpus(config, ["knowledge_masking", "ir_relevance"], 0, 1)
+        build_corpus(config, ["knowledge_masking", "ir_relevance"], 1)
     assert not (config.folder() / "manifest.json").exists()
 
 
@@ -315,24 +315,24 @@ def test_text_without_capitals_cannot_teach_capitalization(folder):
     records = [{"id": f"{n}", "text": english(f"doc {n}")["text"].lower()} for n in range(20)]
     config = CorpusConfig(sources=[write_jsonl(folder / "docs.jsonl", records)], **SMALL)
     with pytest.raises(ValueError, match="capitalization has no train"):
-        build_corpus(config, ["capitalization"], 0, 1)
+        build_corpus(config, ["capitalization"], 1)
 
 
 def test_cased_tokenizer_is_refused_where_the_input_would_show_the_label(folder):
     sources = write_english(folder)
     cased = CorpusConfig(name="cased", sources=sources, lowercase=False, **SMALL)
-    build_corpus(cased, FEW, 0, 1)
+    build_corpus(cased, FEW, 1)
     adopted = CorpusConfig(name="adopted", sources=sources, tokenizer=f"{cased.folder() / 'tokenizer.json'}", **SMALL)
     with pytest.raises(ValueError, match="capitalization needs an uncased tokenizer"):
-        build_corpus(adopted, ["capitalization"], 0, 1)
-    manifest = build_corpus(adopted, FEW, 0, 1)
+        build_corpus(adopted, ["capitalization"], 1)
+    manifest = build_corpus(adopted, FEW, 1)
     assert manifest["tokenizer"]["fingerprint"] == read_manifest(cased.folder())["tokenizer"]["fingerprint"]
     assert manifest["tokenizer"]["uncased"] is False
 
 
 def test_language_without_the_task(folder):
     with pytest.raises(ValueError, match="capitalization does not exist in language 'zh'"):
-        build_corpus(CorpusConfig(language="zh"), ["capitalization"], 0, 1)
+        build_corpus(CorpusConfig(language="zh"), ["capitalization"], 1)
 
 
 def test_too_few_validation_documents(folder):
@@ -340,13 +340,13 @@ def test_too_few_validation_documents(folder):
     with pytest.raises(
         ValueError, match=r"0 validation\. Each needs 2: add documents, or raise corpus\.validation_share"
     ):
-        build_corpus(config, FEW, 0, 1)
+        build_corpus(config, FEW, 1)
 
 
 def test_nothing_to_learn_from(folder):
     (folder / "bad.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(ValueError, match="no document to train on"):
-        build_corpus(CorpusConfig(sources=["bad.txt"], **SMALL), FEW, 0, 1)
+        build_corpus(CorpusConfig(sources=["bad.txt"], **SMALL), FEW, 1)
 
 
 def test_a_small_last_pool_joins_the_one_before():
@@ -366,7 +366,7 @@ def test_disk_stays_below_four_bytes_a_token(folder):
     records = [english(f"doc {n}", paragraphs=4, marked=0.05) for n in range(400)]
     sources = [write_jsonl(folder / "docs.jsonl", records)]
     config = CorpusConfig(sources=sources, validation_share=0.05, marker_cap=200 // 4)
-    manifest = build_corpus(config, list(TASKS), 0, 1)
+    manifest = build_corpus(config, list(TASKS), 1)
     shards = [config.folder() / split / shard["file"] for split in SPLITS for shard in manifest["shards"][split]]
     disk = sum(path.stat().st_size for path in shards)
     assert sum(manifest["tokens"].values()) > 100_000

@@ -272,7 +272,7 @@ def build(folder: Path, name: str, rows: list[str] = ROWS, workers: int = 1, tas
     write_jsonl(folder / "docs.jsonl", [english(f"doc {number}") for number in range(20)])
     write(folder / "log.tsv", rows)
     config = CorpusConfig(name=name, sources=["docs.jsonl"], clicks=["log.tsv"], **{**SMALL, **settings})
-    build_corpus(config, tasks, 0, workers)
+    build_corpus(config, tasks, workers)
     return config.folder()
 
 
@@ -366,9 +366,9 @@ def test_long_titles_are_cut_and_the_query_is_kept(folder):
 def test_another_log_makes_other_shards_and_is_refused_for_a_finished_corpus(folder):
     first = build(folder, "log")
     config = CorpusConfig(**read_manifest(first)["config"])
-    assert ensure_corpus(config, TASKS, 0) == first
+    assert ensure_corpus(config, TASKS) == first
     with pytest.raises(ValueError, match=r"built with corpus\.clicks=\['log\.tsv'\], now it is \[\]"):
-        ensure_corpus(config.model_copy(update={"clicks": []}), TASKS, 0)
+        ensure_corpus(config.model_copy(update={"clicks": []}), TASKS)
     before = read_manifest(first)
     after = read_manifest(build(folder, "log", ROWS[: len(ROWS) // 2]))
     assert before["shards"]["train"][0] == after["shards"]["train"][0]
@@ -384,7 +384,7 @@ def test_a_corpus_from_before_a_setting_existed_had_its_default(folder, english_
     config = {**manifest["config"], "name": "old"}
     del config["clicks"]
     (copy / "manifest.json").write_text(json.dumps({**manifest, "config": config}))
-    assert ensure_corpus(CorpusConfig(**config), TASKS, 0).name == "old"
+    assert ensure_corpus(CorpusConfig(**config), TASKS).name == "old"
 
 
 @pytest.mark.slow

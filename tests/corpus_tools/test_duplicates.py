@@ -15,7 +15,7 @@ KINDS = {"en": english, "zh": chinese}
 
 
 def refused(corpus: CorpusConfig, workers: int = 1) -> Counter:
-    return Counter(build_corpus(corpus, FEW, 0, workers)["documents"]["refused"])
+    return Counter(build_corpus(corpus, FEW, workers)["documents"]["refused"])
 
 
 @pytest.mark.parametrize("shard_mb", [4, 0.02])

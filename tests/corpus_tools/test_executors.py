@@ -27,7 +27,7 @@ def write(folder: Path) -> list[str]:
 
 def built(name: str, **settings) -> tuple[dict[str, bytes], dict]:
     config = CorpusConfig(name=name, **{**SMALL, "shard_mb": 0.02, **settings})
-    manifest = build_corpus(config, FEW, 0, 2)
+    manifest = build_corpus(config, FEW, 2)
     del manifest["config"]["name"], manifest["fingerprint"]
     assert len(manifest["shards"]["train"]) > 3
     return shards(config.folder()), manifest

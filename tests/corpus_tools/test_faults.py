@@ -28,7 +28,7 @@ if __name__ == "__main__":
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        ensure_corpus(CorpusConfig(**settings), list(TASKS), 0, workers)
+        ensure_corpus(CorpusConfig(**settings), list(TASKS), workers)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 """
@@ -126,7 +126,7 @@ def test_no_worker_outlives_the_build(folder):
 def test_a_full_disk_is_one_line_and_the_build_goes_on(folder):
     only_shards = {"knowledge": ["names"]}  # mining writes larger files
     whole = CorpusConfig(**settings_of(folder, "whole", 60), **only_shards)
-    ensure_corpus(whole, list(TASKS), 0, 1)
+    ensure_corpus(whole, list(TASKS), 1)
     sizes = {name: len(data) for name, data in bytes_of(whole.folder()).items() if name.endswith(".safetensors")}
     limit = sorted(sizes.values())[-3]
     settings = settings_of(folder, "full", 60) | only_shards
@@ -136,7 +136,7 @@ def test_a_full_disk_is_one_line_and_the_build_goes_on(folder):
     assert status == 1
     assert any(message.startswith(f"error: cannot write {full.folder() / name}: ") for name in too_large)
     assert message.endswith("What is finished is kept: make room and run again.")
-    ensure_corpus(full, list(TASKS), 0, 1)
+    ensure_corpus(full, list(TASKS), 1)
     assert bytes_of(full.folder()) == bytes_of(whole.folder())
 
 
@@ -146,12 +146,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from corpus_tools.build import build_corpus
 from corpus_tools.config import CorpusConfig
 small, large = (CorpusConfig(**settings) for settings in eval(sys.argv[1]))
-build_corpus(small, ["knowledge_masking", "sentence_distance"], 0, 1)
+build_corpus(small, ["knowledge_masking", "sentence_distance"], 1)
 with open("/proc/self/statm") as numbers:
     used = int(numbers.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 100_000_000, used + 100_000_000))
 try:
-    build_corpus(large, ["knowledge_masking", "sentence_distance"], 0, 1)
+    build_corpus(large, ["knowledge_masking", "sentence_distance"], 1)
 except OSError as error:
     sys.exit(f"error: {error}")
 """
@@ -239,7 +239,7 @@ def test_hostile_documents_are_used_or_refused_and_counted(folder, language):
     config = CorpusConfig(
         name=language, language=language, sources=["docs.jsonl"], **{**SMALL, "min_tokens": 1, "shard_mb": 1}
     )
-    ensure_corpus(config, tasks, 0, 1)
+    ensure_corpus(config, tasks, 1)
     documents = read_manifest(config.folder())["documents"]
     assert documents["in"] == sum(1 for line in lines if line.strip()) + 40
     assert documents["in"] == documents["used"] + sum(documents["refused"].values())

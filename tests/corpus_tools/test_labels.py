@@ -43,7 +43,7 @@ def configured(folder, kind: str, **settings) -> CorpusConfig:
 
 def test_the_labels_of_the_rows_are_those_of_the_instances(folder, kind):
     config = configured(folder, kind)
-    manifest = build_corpus(config, ["knowledge_masking", TASK[kind]], 0, 1)
+    manifest = build_corpus(config, ["knowledge_masking", TASK[kind]], 1)
     row = manifest["tasks"][TASK[kind]]
     assert row["labels_from"] == kind and row["labels"] == CLASSES[kind]
     counted = manifest[kind]
@@ -69,7 +69,7 @@ def test_the_labels_of_the_rows_are_those_of_the_instances(folder, kind):
 
 def test_what_training_needs_to_know_is_in_the_manifest(folder, kind):
     config = configured(folder, kind)
-    corpus = ensure_corpus(config, [TASK[kind]], 0, 1)
+    corpus = ensure_corpus(config, [TASK[kind]], 1)
     labels = TASKS[TASK[kind]].labels
     assert labels is not None
     assert list(labels(settings_of(read_manifest(corpus)))) == CLASSES[kind]
@@ -78,10 +78,10 @@ def test_what_training_needs_to_know_is_in_the_manifest(folder, kind):
 def test_rows_that_changed_are_read_again(folder, kind):
     config = configured(folder, kind, min_tokens=10_000)
     with pytest.raises(ValueError, match="0 train"):
-        build_corpus(config, [TASK[kind]], 0, 1)
+        build_corpus(config, [TASK[kind]], 1)
     assert (config.folder() / "building" / "readings.json").exists()
     write_jsonl(folder / "rows.jsonl", rows(kind)[:90])
     with pytest.raises(ValueError, match="0 train"):
-        build_corpus(config, [TASK[kind]], 0, 1)
+        build_corpus(config, [TASK[kind]], 1)
     readings = json.loads((config.folder() / "building" / "readings.json").read_text())
     assert readings[1][kind]["in"] == 90

@@ -21,7 +21,7 @@ def demo(request, tmp_path_factory) -> Drawn:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp(language))
         config = CorpusConfig(name="demo", sources=[f"demo:{language}"], language=language, vocab_size=4000)
-        build_corpus(config, [SPEC.name], 0, workers=1)
+        build_corpus(config, [SPEC.name], workers=1)
         words = vocabulary(load_tokenizer(f"{config.folder() / 'tokenizer.json'}"))
         instances = Instances(config.folder(), "train", SPEC.name)
         return language, words, [assemble(instances[i][0], words)[0] for i in range(min(800, len(instances)))]

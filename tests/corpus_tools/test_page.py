@@ -38,7 +38,7 @@ def hostile_corpus(tmp_path_factory) -> Path:
         sources = [write_jsonl(folder / "docs.jsonl", documents)]
         config = CorpusConfig(name="<b>&amp;", sources=sources, relations=["pairs.tsv"], **SMALL)
         tasks = ["knowledge_masking", "token_document", "sentence_reordering", "discourse_relation", "ir_relevance"]
-        build_corpus(config, tasks, 0, workers=1, notify=lambda line: None)
+        build_corpus(config, tasks, workers=1, notify=lambda line: None)
     return folder / "corpora" / "<b>&amp;"
 
 

@@ -108,3 +108,11 @@ def test_opening_a_corpus_opens_no_shard(tmp_path):
     again = Instances(tmp_path, "train", "task")
     assert len(again) == len(found)
     assert again[len(ASCENDING)][1] == REPEATED[0].label
+
+
+def test_a_shard_that_was_cut_short_is_named(tmp_path):
+    found = write(tmp_path, [(store(50), [Instance((Run(0, 50),), 0)])])
+    shard = tmp_path / "train" / "00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"train/00000\.safetensors is cut short.*build it again"):
+        found[0]

@@ -122,7 +122,7 @@ def test_relations_of_files_stand_between_the_texts(folder):
     (folder / "pairs.tsv").write_text("\n".join(["sentence1\tsentence2\tlabel", *rows]))
     sources = [write_jsonl(folder / "docs.jsonl", [english(f"doc {n}") for n in range(12)])]
     config = CorpusConfig(name="rel", sources=sources, relations=["pairs.tsv"], **SMALL)
-    build_corpus(config, ["knowledge_masking", "discourse_relation"], 0, workers=1, notify=lambda line: None)
+    build_corpus(config, ["knowledge_masking", "discourse_relation"], workers=1, notify=lambda line: None)
     for picture in Pictures(folder / "corpora/rel", "discourse_relation").sample(50, 0):
         before, joint, after = picture.lines
         number = int(re.search(r"\d+", flat(before.spans))[0])

@@ -15,7 +15,7 @@ from pretrain.report import Report
 from pretrain.run import Typed, finished
 from pretrain.schedule import Stage
 from pretrain.schedule.reading import Reading
-from pretrain.train import build_model, first_shape, read_sources, train
+from pretrain.train import build_model, first_shape, rate_of, read_sources, train
 from pretrain.world import join
 
 
@@ -47,7 +47,7 @@ def train_some(
     reading = Reading(Stage(steps), parsed.train.batch_size, parsed.corpus.max_length)
     sources, state, micro = read_sources(parsed, "train", known), State(stage=1), parsed.train.micro_batch_size
     read = Steps(reading, sources, {}, parsed.train.companions, micro, world.rank, world.size)
-    train_stage(engine, read, state, parsed.train, 0, world, guard, 0, after_step, lambda: False)
+    train_stage(engine, read, state, rate_of(parsed, 1), 0, world, guard, 0, after_step, lambda: False)
     tensors, updates = get_moments(engine)
     if world.main:
         torch.save((tensors, updates), folder / f"moments-{world.size}-{parsed.train.zero_stage}.pt")
@@ -65,7 +65,7 @@ def run(folder: Path, home: str, config: dict, stop: int | None) -> dict:
     """Train a run in the folder `home`, and be interrupted at a step; returns the stages that are finished."""
     os.chdir(home)
     torch.set_num_threads(1)
-    parsed, rank = Config.model_validate(config), os.environ["RANK"]
+    parsed, rank = Config.model_validate(config), int(os.environ["RANK"])
 
     class Stopping(Report):
         def step(self, record):
@@ -73,6 +73,6 @@ def run(folder: Path, home: str, config: dict, stop: int | None) -> dict:
             if record["run_step"] == stop:
                 os.kill(os.getpid(), signal.SIGINT)
 
-    with Stopping(parsed, main=rank == "0") as report:
+    with Stopping(parsed, rank) as report:
         train(parsed, None, report, Typed(Path("tiny.yaml")))
     return {"finished": [number for number in (1, 2) if finished(parsed, number)]}

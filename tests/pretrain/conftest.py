@@ -47,7 +47,6 @@ def write_corpus(config: CorpusConfig, documents: int = 40) -> None:
     flags = BASIC | UNIT_START | WORD_START | CASED | RECURRENCE_KNOWN
     manifest: dict = {
         "config": config.model_dump(mode="json"),
-        "seed": 0,
         "shards": {},
         "tasks": {},
         "documents": {"used": documents},

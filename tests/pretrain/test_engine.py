@@ -4,7 +4,7 @@ import pytest
 from ranks import run_ranks
 
 from pretrain.config import TrainConfig
-from pretrain.engine import deepspeed_config
+from pretrain.deepspeed_config import deepspeed_config
 
 TASKS = ["knowledge_masking", "capitalization", "sentence_distance"]
 STEPS = {"knowledge_masking": 2, "sentence_distance": 2}
@@ -53,6 +53,28 @@ def test_zero_equals_plain(tiny, tmp_path, one_rank, zero_stage):
     assert_same_run(one_rank, first)
     assert first["moments"] == pytest.approx(one_rank["moments"], rel=1e-2, abs=1e-5)
     assert first["updates"] == one_rank["updates"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_offload_equals_plain(tiny, tmp_path, one_rank, zero_stage):
+    _, (first, second) = train(tiny, tmp_path, 2, zero_stage=zero_stage, micro_batch_size=2, offload=True)
+    assert first["weights"] == second["weights"]
+    assert_same_run(one_rank, first)
+    assert first["moments"] == pytest.approx(one_rank["moments"], rel=1e-2, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+def test_gradients_in_bf16_train_nearly_the_same(tiny, tmp_path, one_rank, zero_stage, precision):
+    settings = {"zero_stage": zero_stage, "precision": precision}
+    (plain, _), (first, second) = (
+        train(tiny, tmp_path, 2, communication=how, **settings)[1] for how in ("fp32", "bf16")
+    )
+    assert first["weights"] == second["weights"]
+    assert first["moments"] != plain["moments"], "else they did not travel in bf16"
+    assert first["moments"] == pytest.approx(plain["moments"], rel=0.1, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from test_train import TYPED, changed, run, same, weights
 from pretrain.checkpoint import all_checkpoints
 from pretrain.config import resolved
 from pretrain.model.model import Model
+from pretrain.plan import checkpoint_bytes, count_classes, parameters, read_sizes
 from pretrain.report import Report
 from pretrain.run import stage_folder
 from pretrain.train import train
@@ -86,6 +87,17 @@ def flip(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+
+
+def test_a_checkpoint_has_the_size_that_is_planned(tiny):
+    """Weights and two moments; the rest is names, and a few rows of tasks that this run does not have."""
+    run(tiny)
+    classes, _ = count_classes(tiny)
+    planned = checkpoint_bytes(parameters(read_sizes(tiny), classes).total)
+    files = [stage_folder(tiny, 2) / f"{name}.safetensors" for name in ("model", "moments")]
+    numbers = sum(tensor.nbytes for path in files for tensor in load_file(path).values())
+    assert 0.9 * planned < numbers <= planned
+    assert sum(path.stat().st_size for path in files) < numbers + 20_000
 
 
 DAMAGE = {

@@ -32,6 +32,7 @@ from pretrain.train import (
     first_shape,
     load_finished,
     load_weights,
+    rate_of,
     read_sources,
     steps_of,
     train,
@@ -225,6 +226,41 @@ def test_moments_are_carried_or_reset_as_configured(tiny):
     assert carried["head.sentence_distance"] == fresh["head.sentence_distance"]
 
 
+def test_evaluations_at_token_marks_change_nothing_and_survive_a_kill(tiny):
+    """Every mark is passed once, in a run that was interrupted too."""
+    marked = changed(tiny, name="marked", evaluate={"every_tokens": 1000})
+    run(tiny)
+    broken = changed(marked, name="broken", train={"checkpoint_every": 1})
+
+    class Interrupting(Report):
+        def evaluation(self, found):
+            super().evaluation(found)
+            if len(records(self.config, "evaluation")) >= 6:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Interrupting(broken) as report:
+        train(broken, None, report, TYPED)
+    for config in (marked, broken):
+        run(config)
+        assert same(weights(tiny, 2), weights(config, 2))
+    found = [
+        [(r["tokens"], r["task"], r["loss"]) for r in records(config, "evaluation")] for config in (marked, broken)
+    ]
+    assert found[0] == found[1]
+    marks = sorted({tokens // 1000 for tokens, _, _ in found[0]})
+    assert marks == list(range(1, records(tiny, "step")[-1]["tokens"] // 1000 + 1)) and len(marks) > 3
+    within = [task for tokens, task, _ in found[0] if tokens < records(tiny, "step")[7]["tokens"]]
+    assert set(within) == {"knowledge_masking", "capitalization"}
+
+
+def test_runs_of_any_seed_are_evaluated_on_the_same_instances(tiny):
+    one, other = (
+        read_sources(changed(tiny, seed=seed), "validation", ["knowledge_masking"])["knowledge_masking"]
+        for seed in (0, 1)
+    )
+    assert (one.draw(3, "validation").ids == other.draw(3, "validation").ids).all()
+
+
 def test_evaluate_repeats_what_training_recorded(tiny):
     run(tiny)
     before = records(tiny, "evaluation")
@@ -322,6 +358,19 @@ def test_a_step_whose_task_finds_no_target_moves_no_head(tiny):
     assert float(result.losses["capitalization"]) == 0
     assert torch.equal(engine.module.heads["capitalization"].weight, before)
     assert all(parameter.isfinite().all() for parameter in engine.module.parameters())
+
+
+def test_the_learning_rate_spans_a_stage_or_the_run(tiny):
+    """Over the run, it is that of a single stage as long as the run, whichever way the schedule cuts it."""
+    train = {"warmup_steps": 3, "decay": "linear", "lr_spans": "run"}
+    cut, joint = changed(tiny, train=train), changed(tiny, train=train, schedule={"kind": "joint"})
+    lengths = [stage.total for stage in cut.stages()]
+    whole = [rate_of(joint, 1)(State(stage=1, step=n, run_step=n)) for n in range(sum(lengths))]
+    states = [State(stage=1, step=n, run_step=n) for n in range(lengths[0])]
+    states += [State(stage=2, step=n, run_step=lengths[0] + n) for n in range(lengths[1])]
+    assert [rate_of(cut, state.stage)(state) for state in states] == whole
+    anew = changed(cut, train={"lr_spans": "stage"})
+    assert rate_of(anew, 2)(states[lengths[0]]) == rate_of(anew, 1)(states[0]) == whole[0]
 
 
 @pytest.mark.parametrize("decay", ["noam", "linear"])
