@@ -139,6 +139,7 @@ def test_ctrl_c_saves_and_another_number_of_ranks_goes_on(place):
     ranks = subprocess.Popen(
         command("train", "tiny.yaml", *overrides, "--processes", "2"),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
     )  # fmt: skip
     until = time.monotonic() + 200
     while not (metrics.exists() and len(metrics.read_text().splitlines()) > 20):

@@ -3,6 +3,7 @@ import json
 import re
 
 import pytest
+import wandb
 from rich.console import Console
 
 from pretrain.config import Config, load_config
@@ -154,6 +155,7 @@ def test_wandb_goes_on_in_the_same_run(config, monkeypatch):
     for number in (1, 2):
         with Report(config, console=plain()) as report:
             report.step(step(number))
+    wandb.teardown()  # its process writes the files: they are whole once it has ended
     identity = (config.folder() / "wandb_id").read_text().strip()
     logs = list(config.folder().glob("wandb/offline-run-*/run-*.wandb"))
     assert logs and all(log.name == f"run-{identity}.wandb" for log in logs)

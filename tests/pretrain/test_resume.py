@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import wandb
 import yaml
 from conftest import records
 from ranks import run_ranks
@@ -167,6 +168,7 @@ def test_wandb_is_told_of_a_resume_in_the_same_run(tiny, monkeypatch):
     config = changed(tiny, log={"wandb": "offline"})
     break_off(config, 15)
     run(config)
+    wandb.teardown()  # its process writes the files: they are whole once it has ended
     identity = (config.folder() / "wandb_id").read_text().strip()
     logs = list(config.folder().glob("wandb/offline-run-*/run-*.wandb"))
     assert len(logs) == 2 and {log.name for log in logs} == {f"run-{identity}.wandb"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import wandb
 import yaml
 from conftest import TASK_NAMES, records
 
@@ -113,6 +114,7 @@ def test_ctrl_c_lets_the_runs_save_and_the_same_command_goes_on(comparison):
     process = subprocess.Popen(
         [sys.executable, "-c", "from launch.cli import main; main()", "compare", str(path)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     until = time.monotonic() + 200
@@ -156,6 +158,7 @@ def test_wandb_has_the_runs_in_one_group_and_what_came_of_them(comparison, monke
     comparison = comparison.model_copy(update={"seeds": 1, "run": run, **settings})
     (job,) = jobs(comparison)
     assert run_job(comparison, job)
+    wandb.teardown()  # its process writes the files: they are whole once it has ended
     logs = [log.read_bytes() for log in job.config.folder().glob("wandb/offline-run-*/run-*.wandb")]
     assert any(b"downstream/parity" in log for log in logs)
     assert all(b"compare" in log and b"joint.run.order1.seed0" in log for log in logs) and len(logs) == 2
