@@ -22,6 +22,10 @@ class ModelConfig(Section):
     heads: int = Field(4, ge=1)
     intermediate: int | None = None
     """Width of the feed-forward layers; None: 4 × hidden."""
+    embedding: int | None = Field(None, ge=8)
+    """Width of the embeddings, which a matrix then widens (ALBERT); None: hidden, and no such matrix."""
+    share_layers: bool = False
+    """One set of weights serves all layers (ALBERT)."""
     activation: Literal["gelu", "relu"] = "gelu"
     dropout: float = Field(0.1, ge=0, lt=1)
     attention_dropout: float = Field(0.1, ge=0, lt=1)
@@ -31,6 +35,11 @@ class ModelConfig(Section):
     def heads_fit(self) -> "ModelConfig":
         if self.prior is None and self.hidden % self.heads:
             raise ValueError(f"hidden={self.hidden} cannot be cut into heads={self.heads} equal heads")
+        if self.prior is not None and (self.share_layers or self.embedding is not None):
+            raise ValueError(
+                f"prior={self.prior} has layers that differ and embeddings of full width, which share_layers and "
+                "embedding would not keep. Leave them out, or leave out prior: ALBERT is trained from scratch."
+            )
         return self
 
 
@@ -301,7 +310,7 @@ def refuse_unknown(tree: Mapping[str, Any], model: type[BaseModel], where: str) 
 
 def resolved(config: Config) -> dict[str, Any]:
     """Every setting, as plain data. Sizes that prior weights decide are left out."""
-    sizes = {"layers", "hidden", "heads", "intermediate", "activation"}
+    sizes = {"layers", "hidden", "heads", "intermediate", "activation", "embedding", "share_layers"}
     return config.model_dump(mode="json", exclude={"model": sizes} if config.model.prior is not None else None)
 
 

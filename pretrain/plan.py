@@ -38,6 +38,27 @@ class Sizes(NamedTuple):
     positions: int
     types: int
     tasks: int
+    embedding: int | None = None
+    """Width of the embeddings; None: hidden."""
+    shared: bool = False
+    """One set of weights serves all layers."""
+
+    @property
+    def narrow(self) -> int:
+        return self.embedding or self.hidden
+
+    @property
+    def layer(self) -> int:
+        """Weights of a layer."""
+        attention = 4 * (self.hidden * self.hidden + self.hidden)
+        forward = 2 * self.hidden * self.intermediate + self.intermediate + self.hidden
+        norms = 2 * 2 * self.hidden
+        return attention + forward + norms
+
+    @property
+    def projection(self) -> int:
+        """Weights between the embeddings and the first layer."""
+        return 0 if self.narrow == self.hidden else (self.narrow + 1) * self.hidden
 
 
 class Parameters(NamedTuple):
@@ -66,15 +87,12 @@ class Memory(NamedTuple):
 
 def parameters(sizes: Sizes, classes: Mapping[str, int | None]) -> Parameters:
     """Weights of the encoder and of the heads; `classes` of each task, None for masked LM."""
-    hidden, inner = sizes.hidden, sizes.intermediate
+    hidden, narrow = sizes.hidden, sizes.narrow
     tables = sizes.vocabulary + sizes.positions + sizes.types + sizes.tasks
-    attention = 4 * (hidden * hidden + hidden)
-    forward = 2 * hidden * inner + inner + hidden
-    norms = 2 * 2 * hidden
-    masked_lm = hidden * hidden + 3 * hidden + sizes.vocabulary
+    masked_lm = hidden * narrow + 3 * narrow + sizes.vocabulary
     return Parameters(
-        embeddings=tables * hidden + 2 * hidden,
-        layers=sizes.layers * (attention + forward + norms),
+        embeddings=tables * narrow + 2 * narrow + sizes.projection,
+        layers=sizes.layer * (1 if sizes.shared else sizes.layers),
         pooler=hidden * hidden + hidden,
         heads=sum(masked_lm if n is None else hidden * n + n for n in classes.values()),
     )
@@ -88,11 +106,11 @@ def operations(sizes: Sizes, tokens: int, length: int, predicted: float = 0) -> 
     """Floating-point operations of training on `tokens` in sequences of `length`, `predicted` of them by masked LM.
 
     6 × (weights of the layers) per token: 2 forward, 4 backward. Attention adds 12 × layers × length × hidden per
-    token, masked LM 6 × hidden × (hidden + vocabulary) per prediction.
+    token, masked LM 6 × embedding × (hidden + vocabulary) per prediction. Shared weights are counted in every layer.
     """
-    layers = parameters(sizes, {}).layers
+    weights = sizes.layers * sizes.layer + sizes.projection
     attention = 12 * sizes.layers * length * sizes.hidden
-    return (6 * layers + attention) * tokens + 6 * sizes.hidden * (sizes.hidden + sizes.vocabulary) * predicted
+    return (6 * weights + attention) * tokens + 6 * sizes.narrow * (sizes.hidden + sizes.vocabulary) * predicted
 
 
 def memory(sizes: Sizes, total: int, zero: int, ranks: int, sequences: int, length: int, masked: float) -> Memory:
@@ -121,7 +139,10 @@ def read_sizes(config: Config) -> Sizes:
         model = config.model
         inner, positions = model.intermediate or 4 * model.hidden, max(POSITIONS, config.corpus.max_length)
         vocabulary = read_vocabulary(config)
-        return Sizes(vocabulary, model.hidden, model.layers, model.heads, inner, positions, segments, len(TASKS))
+        return Sizes(
+            vocabulary, model.hidden, model.layers, model.heads, inner, positions, segments, len(TASKS),
+            model.embedding, model.share_layers,
+        )  # fmt: skip
     source = config.model.prior
     prior = read_config(source, read_files(source, ["config.json"], "model.prior"), "model.prior")
     return Sizes(
@@ -155,7 +176,8 @@ def plan(config: Config, ranks: int = 1, cluster: Cluster | None = None) -> Rend
     count = parameters(sizes, classes)
     model = Table.grid(padding=(0, 2))
     origin = f"continues from {config.model.prior}" if config.model.prior else "from scratch"
-    shape = f"{sizes.layers} layers × {sizes.hidden}, {sizes.heads} heads, {sizes.vocabulary:,} ids, {origin}"
+    layers = f"{sizes.layers} layers" + (" of the same weights" if sizes.shared else "")
+    shape = f"{layers} × {sizes.hidden}, {sizes.heads} heads, {sizes.vocabulary:,} ids, {origin}"
     model.add_row("encoder", f"{human(count.encoder)} parameters: {shape}")
     model.add_row("heads", f"{human(count.heads)} parameters for {len(classes)} tasks")
     for task in unknown:
