@@ -54,9 +54,7 @@ def as_ernie(model: Model, masked: list[str]) -> Form:
     model.config.architectures = ["ErnieForMaskedLM" if masked else "ErnieModel"]
     rows = "embeddings.task_type_embeddings."
     tensors = {
-        f"ernie.{name}": parameter
-        for name, parameter in model.encoder.named_parameters()
-        if not name.startswith(rows)
+        f"ernie.{name}": parameter for name, parameter in model.encoder.named_parameters() if not name.startswith(rows)
     }
     tensors[f"ernie.{rows}weight"] = model.task_embeddings.table()
     for task in masked:

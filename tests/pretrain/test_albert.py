@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import TASK_NAMES, records
-from ranks import run_ranks
+from test_engine import assert_same_run, train
+from test_resume import break_off
 from test_train import changed, run, same, weights
 from transformers import AlbertForMaskedLM, AutoModel, AutoTokenizer
 
@@ -15,7 +16,7 @@ from pretrain.model.model import Model, ernie_config
 from pretrain.plan import count_classes, operations, parameters, read_sizes
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Head
-from pretrain.train import build_model, first_shape, load_finished, train
+from pretrain.train import build_model, first_shape, load_finished
 
 ALBERT = {"layers": 3, "embedding": 16, "share_layers": True}
 WAYS = [ALBERT, {"layers": 3, "share_layers": True}, {"layers": 3, "embedding": 16}]
@@ -60,17 +61,17 @@ def test_a_shared_layer_is_that_layer_as_often_as_there_are_layers():
         torch.testing.assert_close(parameter.grad, sum(parts), atol=1e-5, rtol=1e-4)
 
 
-def test_it_may_be_compiled_or_computed_twice_with_the_same_result():
+@pytest.mark.parametrize("way", ["twice", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_it_may_be_compiled_or_computed_twice_with_the_same_result(way):
     results = []
-    for way in ("plain", "twice", "compiled"):
+    for prepared in ("", way):
         model = model_of(**ALBERT)
-        model.prepare(twice=way == "twice", compiled=way == "compiled")
+        model.prepare(twice=prepared == "twice", compiled=prepared == "compiled")
         model.train()
         for lengths in ((9, 30, 17), (12, 40)):
             model(batch_of("knowledge_masking", lengths))["knowledge_masking"].backward()
         results.append([p.grad for p in model.parameters() if p.grad is not None])
-    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(results[0], results[2], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(*results, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("sizes", WAYS)
@@ -117,8 +118,6 @@ def test_a_run_exports_what_transformers_albert_computes_alike(tiny, sizes):
 
 
 def test_interrupted_it_ends_with_the_bits_of_an_unbroken_run(tiny):
-    from test_resume import break_off
-
     whole, broken = (changed(tiny, name=name, model={**ALBERT, "dropout": 0.1}) for name in ("whole", "broken"))
     run(whole)
     break_off(broken, 20)
@@ -127,13 +126,22 @@ def test_interrupted_it_ends_with_the_bits_of_an_unbroken_run(tiny):
     assert same(weights(whole, 2), weights(broken, 2))
 
 
-@pytest.mark.parametrize("zero_stage", [0, 3, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
-def test_two_ranks_equal_one(tiny, tmp_path, zero_stage):
-    from test_engine import assert_same_run, train
+SLOW = pytest.mark.slow
 
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"zero_stage": 3},
+        *(pytest.param({"zero_stage": stage}, marks=SLOW) for stage in (0, 1, 2)),
+        *(pytest.param({"zero_stage": 3, way: True}, marks=SLOW) for way in ("compile", "activation_checkpointing")),
+    ],
+    ids=str,
+)
+def test_two_ranks_equal_one(tiny, tmp_path, settings):
     config = changed(tiny, model=ALBERT)
     one = train(config, tmp_path, 1)[1][0]
-    _, (first, second) = train(config, tmp_path, 2, zero_stage=zero_stage, micro_batch_size=2)
+    _, (first, second) = train(config, tmp_path, 2, micro_batch_size=2, **settings)
     assert first["weights"] == second["weights"]
     assert_same_run(one, first)
     assert first["moments"] == pytest.approx(one["moments"], rel=1e-2, abs=1e-5)
