@@ -103,7 +103,7 @@ def model_card(config: Config, manifest: dict, form: Form, state: dict) -> str:
         "",
         f"- Encoder: {shape.num_hidden_layers} layers × {shape.hidden_size}, {form.size / 1e6:.1f} M parameters, "
         f"vocabulary {shape.vocab_size:,}",
-        f"- Prior weights: {config.model.prior or 'none, trained from scratch'}",
+        f"- {'Prior weights' if config.distill is None else 'Student of'}: {begun_with(config)}",
         f"- Corpus: {', '.join(config.corpus.sources)}: {documents['used']:,} documents, "
         f"{manifest['tokens']['train']:,} training tokens",
         f"- Training: {state['run_step']:,} steps of {config.train.batch_size} instances, {state['tokens']:,} tokens "
@@ -147,6 +147,11 @@ def model_card(config: Config, manifest: dict, form: Form, state: dict) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def begun_with(config: Config) -> str:
+    origin = config.origin()
+    return "none, trained from scratch" if origin is None else origin[1]
 
 
 def last_evaluation(config: Config, stage: int) -> list[dict]:

@@ -3,6 +3,9 @@
 ERNIE: the pooler is kept although masked LM does not use it: the sentence tasks trained it. The task-type embedding is
 kept and switched on (`use_task_id`); fine-tuning uses row 0 unless told otherwise.
 
+DistilBERT: a student. It has neither token types nor tasks: row 0 of both is added to every position, so that hidden
+states are those of one segment.
+
 ALBERT: an encoder that shares its layers or has narrow embeddings. It has no task-type embedding: row 0 is added to
 every token type, so that hidden states are those of row 0. Where layers are not shared each is a group of its own;
 where embeddings are as wide as the layers the matrix between them is the identity.
@@ -12,9 +15,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AlbertConfig, PreTrainedConfig
+from transformers import AlbertConfig, DistilBertConfig, PreTrainedConfig
 
 from pretrain.model.model import MASKED_LM_NAMES, TASK_IDS, Model, embedding_width, shares_layers
+from pretrain.model.student import MASKED, Student
 
 BERT_INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
 LAYER_IN_ALBERT = {
@@ -27,6 +31,17 @@ LAYER_IN_ALBERT = {
     "output.dense": "ffn_output",
     "output.LayerNorm": "full_layer_layer_norm",
 }
+LAYER_IN_DISTILBERT = {
+    "attention.self.query": "attention.q_lin",
+    "attention.self.key": "attention.k_lin",
+    "attention.self.value": "attention.v_lin",
+    "attention.output.dense": "attention.out_lin",
+    "attention.output.LayerNorm": "sa_layer_norm",
+    "intermediate.dense": "ffn.lin1",
+    "output.dense": "ffn.lin2",
+    "output.LayerNorm": "output_layer_norm",
+}
+HEAD_IN_DISTILBERT = {"dense": "vocab_transform", "norm": "vocab_layer_norm", "bias": "vocab_projector.bias"}
 HEAD_IN_ALBERT = {"dense": "predictions.dense", "norm": "predictions.LayerNorm", "bias": "predictions.bias"}
 
 
@@ -43,6 +58,8 @@ class Form(NamedTuple):
 
 def form_of(model: Model, masked: list[str]) -> Form:
     """`masked` names the tasks with a masked-LM head."""
+    if isinstance(model, Student) and model.distill.shape == "distilbert":
+        return as_distilbert(model)
     if shares_layers(model.config) or embedding_width(model.config) != model.config.hidden_size:
         return as_albert(model, masked)
     return as_ernie(model, masked)
@@ -95,6 +112,36 @@ def as_albert(model: Model, masked: list[str]) -> Form:
         tensors |= renamed(model.heads[task], HEAD_IN_ALBERT)
     note = f"The embedding of the task {next(iter(TASK_IDS))} is part of the token types."
     return Form(config, kept(tensors), BERT_INPUTS, size, note)
+
+
+def as_distilbert(student: Student) -> Form:
+    """Our parameters under the names of `DistilBertForMaskedLM`."""
+    shape = student.config
+    config = DistilBertConfig(
+        vocab_size=shape.vocab_size,
+        max_position_embeddings=shape.max_position_embeddings,
+        n_layers=shape.num_hidden_layers,
+        n_heads=shape.num_attention_heads,
+        dim=shape.hidden_size,
+        hidden_dim=shape.intermediate_size,
+        activation=shape.hidden_act,
+        dropout=shape.hidden_dropout_prob,
+        attention_dropout=shape.attention_probs_dropout_prob,
+        initializer_range=shape.initializer_range,
+        pad_token_id=shape.pad_token_id,
+        architectures=["DistilBertForMaskedLM"],
+    )
+    tensors = {f"distilbert.embeddings.{name}": tensor for name, tensor in tables(student).items()}
+    types = tensors.pop("distilbert.embeddings.token_type_embeddings.weight")
+    positions = "distilbert.embeddings.position_embeddings.weight"
+    tensors[positions] = tensors[positions] + types[0] + student.task_embeddings.table()[TASK_IDS[MASKED]]
+    for number, layer in enumerate(student.layers):
+        place = f"distilbert.transformer.layer.{number}"
+        tensors |= {f"{place}.{name}": tensor for name, tensor in renamed(layer, LAYER_IN_DISTILBERT).items()}
+    size = sum(tensor.numel() for tensor in tensors.values())
+    tensors |= renamed(student.heads[MASKED], HEAD_IN_DISTILBERT)
+    note = "It reads all tokens as one segment: there are no token types, and no pooler."
+    return Form(config, kept(tensors), ["input_ids", "attention_mask"], size, note)
 
 
 SAME_IN_ALBERT = (

@@ -20,7 +20,7 @@ from pretrain.config import Config
 from pretrain.deepspeed_config import in_bf16
 from pretrain.scale import NUMBER, TOKEN, Cluster, pace, passes
 from pretrain.schedule import Stage
-from pretrain.tasks import TASKS, discourse_relation
+from pretrain.tasks import TASKS, discourse_relation, knowledge_masking
 from pretrain.tasks.spec import Head
 
 POSITIONS = 512
@@ -133,18 +133,29 @@ def memory(sizes: Sizes, total: int, zero: int, ranks: int, sequences: int, leng
 
 
 def read_sizes(config: Config) -> Sizes:
-    """From the prior weights' config.json, or from the settings of an encoder from scratch."""
-    segments = config.corpus.max_segments
+    """From the config.json of the prior weights or of the teacher, or from the settings of an encoder from scratch."""
+    if config.distill is not None:
+        teacher = teacher_sizes(config)
+        return teacher._replace(layers=len(config.distill.taken(teacher.layers)))
     if config.model.prior is None:
         model = config.model
         inner, positions = model.intermediate or 4 * model.hidden, max(POSITIONS, config.corpus.max_length)
         vocabulary = read_vocabulary(config)
         return Sizes(
-            vocabulary, model.hidden, model.layers, model.heads, inner, positions, segments, len(TASKS),
-            model.embedding, model.share_layers,
+            vocabulary, model.hidden, model.layers, model.heads, inner, positions,
+            config.corpus.max_segments, len(TASKS), model.embedding, model.share_layers,
         )  # fmt: skip
-    source = config.model.prior
-    prior = read_config(source, read_files(source, ["config.json"], "model.prior"), "model.prior")
+    return written_sizes("model.prior", config.model.prior, config.corpus.max_segments)
+
+
+def teacher_sizes(config: Config) -> Sizes:
+    assert config.distill is not None
+    return written_sizes("distill.teacher", config.distill.teacher, config.corpus.max_segments)
+
+
+def written_sizes(setting: str, source: str, segments: int) -> Sizes:
+    """From a checkpoint's config.json."""
+    prior = read_config(source, read_files(source, ["config.json"], setting), setting)
     return Sizes(
         prior["vocab_size"],
         prior["hidden_size"],
@@ -176,6 +187,8 @@ def plan(config: Config, ranks: int = 1, cluster: Cluster | None = None) -> Rend
     count = parameters(sizes, classes)
     model = Table.grid(padding=(0, 2))
     origin = f"continues from {config.model.prior}" if config.model.prior else "from scratch"
+    if config.distill is not None:
+        origin = f"student of {config.distill.teacher} with {teacher_sizes(config).layers} layers"
     layers = f"{sizes.layers} layers" + (" of the same weights" if sizes.shared else "")
     shape = f"{layers} × {sizes.hidden}, {sizes.heads} heads, {sizes.vocabulary:,} ids, {origin}"
     model.add_row("encoder", f"{human(count.encoder)} parameters: {shape}")
@@ -228,8 +241,12 @@ def stage_table(config: Config, stages: list[Stage], sizes: Sizes) -> Table:
 
 def stage_operations(config: Config, stage: Stage, sizes: Sizes) -> float:
     batch, length = config.train.batch_size, config.corpus.max_length
+    tokens = stage_tokens(stage, batch, length)
+    if config.distill is not None:  # every token is predicted, and by the teacher too, a third of training it
+        teacher = operations(teacher_sizes(config), tokens, length, tokens) / 3
+        return operations(sizes, tokens, length, tokens) + teacher
     predicted = predicted_steps(config, stage) * batch * length * config.corpus.mask_share
-    return operations(sizes, stage_tokens(stage, batch, length), length, predicted)
+    return operations(sizes, tokens, length, predicted)
 
 
 def predicted_steps(config: Config, stage: Stage) -> int:
@@ -318,7 +335,11 @@ def planned_memory(config: Config, ranks: int) -> float:
 def memory_of(config: Config, sizes: Sizes, total: int, zero: int, ranks: int) -> Memory:
     sequences = min(config.train.micro_batch_size, -(-config.train.batch_size // ranks))
     length, masked = config.corpus.max_length, config.corpus.mask_share
-    return memory(sizes, total, zero, ranks, sequences, length, masked)
+    if config.distill is None:
+        return memory(sizes, total, zero, ranks, sequences, length, masked)
+    parts = memory(sizes, total, zero, ranks, sequences, length, masked=2)  # all tokens, by student and teacher
+    teacher = parameters(teacher_sizes(config), {knowledge_masking.NAME: None}).total
+    return parts._replace(weights=parts.weights + NUMBER * teacher)
 
 
 def checkpoint_bytes(total: int) -> int:

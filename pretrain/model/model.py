@@ -114,6 +114,9 @@ class MaskedLMHead(nn.Module):
 class Model(nn.Module):
     """Encoder and heads. `labels` gives the classes of every task that has a head here."""
 
+    loss_weights: Mapping[str, float] = {}
+    """Of the losses that do not count once. What is no task's is summed over all tokens."""
+
     def __init__(self, config: ErnieConfig, labels: Mapping[str, Sequence[str] | None], seed: int):
         super().__init__()
         self.config, width = config, embedding_width(config)
