@@ -185,7 +185,7 @@ def distill(
     config: ConfigPath,
     overrides: Overrides = None,
     processes: Annotated[int, typer.Option(min=1, help="Ranks on this machine.")] = 1,
-    hostfile: Annotated[Path | None, typer.Option(help="Train on these hosts, over ssh, as `cumul train` does.")] = None,
+    hostfile: Annotated[Path | None, typer.Option(help="Train on these hosts, over ssh.")] = None,
 ) -> None:
     """Train a student of `distill.teacher`, then export it: `train` and `export` in one. Ctrl-C saves and stops."""
     from pretrain.config import load_config

@@ -12,7 +12,6 @@ from corpus_tools.config import CorpusConfig, Section, refuse_unread
 from pretrain.schedule import SCHEDULES, Stage
 from pretrain.tasks import TASKS
 
-
 NotNegative = Annotated[float, Field(ge=0)]
 
 
@@ -257,11 +256,11 @@ class Config(Section):
                     f"{self.distill.teacher}. Leave model.{name} out."
                 )
 
-    def origin(self) -> tuple[str, str] | None:
+    def origin(self) -> tuple[str, str | None]:
         """The setting that names the weights to begin with, and its value; None: from scratch."""
         if self.distill is not None:
             return "distill.teacher", self.distill.teacher
-        return None if self.model.prior is None else ("model.prior", self.model.prior)
+        return "model.prior", self.model.prior
 
     def folder(self) -> Path:
         return Path("runs") / self.name
@@ -361,7 +360,7 @@ def refuse_unknown(tree: Mapping[str, Any], model: type[BaseModel], where: str) 
 def resolved(config: Config) -> dict[str, Any]:
     """Every setting, as plain data. Sizes that prior weights decide are left out."""
     sizes = {"layers", "hidden", "heads", "intermediate", "activation", "embedding", "share_layers"}
-    return config.model_dump(mode="json", exclude={"model": sizes} if config.origin() else None)
+    return config.model_dump(mode="json", exclude={"model": sizes} if config.origin()[1] is not None else None)
 
 
 def dump_config(config: Config) -> str:

@@ -89,6 +89,7 @@ def save_tokenizer(path: Path, manifest: dict, form: Form, folder: Path) -> None
 def model_card(config: Config, manifest: dict, form: Form, state: dict) -> str:
     """What went in and what came out, in Markdown."""
     shape, documents = form.config, manifest["documents"]
+    begun = "Prior weights" if config.distill is None else "Student of"
     lines = [
         "---",
         f"language: {config.corpus.language}",
@@ -103,7 +104,7 @@ def model_card(config: Config, manifest: dict, form: Form, state: dict) -> str:
         "",
         f"- Encoder: {shape.num_hidden_layers} layers × {shape.hidden_size}, {form.size / 1e6:.1f} M parameters, "
         f"vocabulary {shape.vocab_size:,}",
-        f"- {'Prior weights' if config.distill is None else 'Student of'}: {begun_with(config)}",
+        f"- {begun}: {config.origin()[1] or 'none, trained from scratch'}",
         f"- Corpus: {', '.join(config.corpus.sources)}: {documents['used']:,} documents, "
         f"{manifest['tokens']['train']:,} training tokens",
         f"- Training: {state['run_step']:,} steps of {config.train.batch_size} instances, {state['tokens']:,} tokens "
@@ -147,11 +148,6 @@ def model_card(config: Config, manifest: dict, form: Form, state: dict) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def begun_with(config: Config) -> str:
-    origin = config.origin()
-    return "none, trained from scratch" if origin is None else origin[1]
 
 
 def last_evaluation(config: Config, stage: int) -> list[dict]:

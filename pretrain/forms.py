@@ -70,7 +70,7 @@ def as_ernie(model: Model, masked: list[str]) -> Form:
     model.config.task_type_vocab_size = len(TASK_IDS)  # more than when the run began, where a task was added since
     model.config.architectures = ["ErnieForMaskedLM" if masked else "ErnieModel"]
     rows = "embeddings.task_type_embeddings."
-    tensors = {
+    tensors: dict[str, Tensor] = {
         f"ernie.{name}": parameter for name, parameter in model.encoder.named_parameters() if not name.startswith(rows)
     }
     tensors[f"ernie.{rows}weight"] = model.task_embeddings.table()

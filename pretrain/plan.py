@@ -135,26 +135,22 @@ def memory(sizes: Sizes, total: int, zero: int, ranks: int, sequences: int, leng
 def read_sizes(config: Config) -> Sizes:
     """From the config.json of the prior weights or of the teacher, or from the settings of an encoder from scratch."""
     if config.distill is not None:
-        teacher = teacher_sizes(config)
+        teacher = written_sizes(config)
         return teacher._replace(layers=len(config.distill.taken(teacher.layers)))
-    if config.model.prior is None:
-        model = config.model
-        inner, positions = model.intermediate or 4 * model.hidden, max(POSITIONS, config.corpus.max_length)
-        vocabulary = read_vocabulary(config)
-        return Sizes(
-            vocabulary, model.hidden, model.layers, model.heads, inner, positions,
-            config.corpus.max_segments, len(TASKS), model.embedding, model.share_layers,
-        )  # fmt: skip
-    return written_sizes("model.prior", config.model.prior, config.corpus.max_segments)
+    if config.model.prior is not None:
+        return written_sizes(config)
+    model = config.model
+    inner, positions = model.intermediate or 4 * model.hidden, max(POSITIONS, config.corpus.max_length)
+    return Sizes(
+        read_vocabulary(config), model.hidden, model.layers, model.heads, inner, positions,
+        config.corpus.max_segments, len(TASKS), model.embedding, model.share_layers,
+    )  # fmt: skip
 
 
-def teacher_sizes(config: Config) -> Sizes:
-    assert config.distill is not None
-    return written_sizes("distill.teacher", config.distill.teacher, config.corpus.max_segments)
-
-
-def written_sizes(setting: str, source: str, segments: int) -> Sizes:
-    """From a checkpoint's config.json."""
+def written_sizes(config: Config) -> Sizes:
+    """Those of the prior weights, or of the teacher."""
+    setting, source = config.origin()
+    assert source is not None
     prior = read_config(source, read_files(source, ["config.json"], setting), setting)
     return Sizes(
         prior["vocab_size"],
@@ -163,7 +159,7 @@ def written_sizes(setting: str, source: str, segments: int) -> Sizes:
         prior["num_attention_heads"],
         prior["intermediate_size"],
         prior["max_position_embeddings"],
-        max(segments, prior.get("type_vocab_size", 2)),
+        max(config.corpus.max_segments, prior.get("type_vocab_size", 2)),
         len(TASKS),
     )
 
@@ -188,7 +184,7 @@ def plan(config: Config, ranks: int = 1, cluster: Cluster | None = None) -> Rend
     model = Table.grid(padding=(0, 2))
     origin = f"continues from {config.model.prior}" if config.model.prior else "from scratch"
     if config.distill is not None:
-        origin = f"student of {config.distill.teacher} with {teacher_sizes(config).layers} layers"
+        origin = f"student of {config.distill.teacher} with {written_sizes(config).layers} layers"
     layers = f"{sizes.layers} layers" + (" of the same weights" if sizes.shared else "")
     shape = f"{layers} × {sizes.hidden}, {sizes.heads} heads, {sizes.vocabulary:,} ids, {origin}"
     model.add_row("encoder", f"{human(count.encoder)} parameters: {shape}")
@@ -243,7 +239,7 @@ def stage_operations(config: Config, stage: Stage, sizes: Sizes) -> float:
     batch, length = config.train.batch_size, config.corpus.max_length
     tokens = stage_tokens(stage, batch, length)
     if config.distill is not None:  # every token is predicted, and by the teacher too, a third of training it
-        teacher = operations(teacher_sizes(config), tokens, length, tokens) / 3
+        teacher = operations(written_sizes(config), tokens, length, tokens) / 3
         return operations(sizes, tokens, length, tokens) + teacher
     predicted = predicted_steps(config, stage) * batch * length * config.corpus.mask_share
     return operations(sizes, tokens, length, predicted)
@@ -338,7 +334,7 @@ def memory_of(config: Config, sizes: Sizes, total: int, zero: int, ranks: int) -
     if config.distill is None:
         return memory(sizes, total, zero, ranks, sequences, length, masked)
     parts = memory(sizes, total, zero, ranks, sequences, length, masked=2)  # all tokens, by student and teacher
-    teacher = parameters(teacher_sizes(config), {knowledge_masking.NAME: None}).total
+    teacher = parameters(written_sizes(config), {knowledge_masking.NAME: None}).total
     return parts._replace(weights=parts.weights + NUMBER * teacher)
 
 

@@ -1,7 +1,7 @@
 """Distillation (DistilBERT, Sanh et al. 2019, section 3): a student learns from a frozen teacher of more layers.
 
-loss = a · T² · KL(softmax(t / T) ‖ softmax(s / T)) + b · masked LM + c · (1 − cos(h_s, h_t)), with the logits s and t and
-the last hidden states h of student and teacher. The first and the last term are means over all tokens, masked LM is one
+loss = a · T² · KL(softmax(t / T) ‖ softmax(s / T)) + b · masked LM + c · (1 − cos(h_s, h_t)), with the logits s, t and the
+last hidden states h of student and teacher. The first and the last term are means over all tokens, masked LM is one
 over the masked ones. Weights and T are those of the command that Hugging Face published with the code of the paper.
 """
 
@@ -82,7 +82,7 @@ def read_teacher(distill: DistillConfig, tokenizer: Tokenizer) -> Teacher:
     theirs = load_tokenizer(distill.teacher)
     if (theirs.get_vocab(), is_uncased(theirs)) != (tokenizer.get_vocab(), is_uncased(tokenizer)):
         raise ValueError(
-            f"{TEACHER}={distill.teacher} has another tokenizer than the corpus, so that its logits are of other words. "
+            f"{TEACHER}={distill.teacher} has another tokenizer than the corpus: its logits are of other words. "
             f"Build the corpus with corpus.tokenizer={distill.teacher}."
         )
     prior = read_weights(distill)

@@ -1,6 +1,8 @@
 """Distillation: its losses against the paper's, what moves, resume, ranks, refusals, and what is exported."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from test_train import changed, run, same, weights
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
-from pretrain.config import Config, DistillConfig, load_config, resolved
+from pretrain.config import Config, DistillConfig, dump_config, load_config, resolved
 from pretrain.data.batch import Example, Target, pack
 from pretrain.engine import make_engine
 from pretrain.export import export
@@ -29,7 +31,7 @@ from pretrain.model.student import (
     soft_loss,
     student_weights,
 )
-from pretrain.plan import operations, parameters, read_sizes, teacher_sizes
+from pretrain.plan import operations, parameters, read_sizes, written_sizes
 from pretrain.run import stage_folder
 from pretrain.train import load_finished
 from pretrain.world import join
@@ -193,6 +195,18 @@ def test_a_student_learns_its_teacher_and_is_exported_as_distilbert(config):
     assert "Student of: " in (folder / "README.md").read_text()
 
 
+def test_one_command_trains_and_exports(config, tmp_path):
+    path = tmp_path / "student.yaml"
+    path.write_text(dump_config(config))
+    words = [sys.executable, "-c", "from launch.cli import main; main()", "distill"]
+    done = subprocess.run([*words, str(path)], capture_output=True, text=True, timeout=300)
+    assert done.stdout.splitlines()[-1] == "checkpoint: runs/tiny/export", done.stderr
+    assert type(AutoModel.from_pretrained(config.folder() / "export")).__name__ == "DistilBertModel"
+    path.write_text(dump_config(Config()))
+    done = subprocess.run([*words, str(path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "student.yaml names no teacher" in done.stderr
+
+
 def test_token_types_and_pooler_may_be_kept(config, tmp_path):
     config = student_of(config, tmp_path / "teacher", shape="ernie", layers=[0, 3])
     run(config)
@@ -245,7 +259,7 @@ def test_two_ranks_equal_one(config, tmp_path, zero_stage):
 
 
 def test_the_plan_knows_student_and_teacher(config):
-    student, teacher = read_sizes(config), teacher_sizes(config)
+    student, teacher = read_sizes(config), written_sizes(config)
     assert (student.layers, teacher.layers) == (2, 4)
     assert parameters(student, {}).layers * 2 == parameters(teacher, {}).layers
     built = parts(config)
