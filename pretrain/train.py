@@ -33,7 +33,7 @@ from pretrain.loop import State, StepResult, train_stage
 from pretrain.model.attention import fitting
 from pretrain.model.model import Model, ernie_config, load_prior
 from pretrain.model.prior import Prior, read_prior
-from pretrain.model.student import Student, fingerprint_of, read_teacher, student_weights
+from pretrain.model.student import Student, Teacher, fingerprint_of, read_teacher, student_weights
 from pretrain.optimizer import learning_rate
 from pretrain.plan import bytes_to_write, planned_memory
 from pretrain.report import Report
@@ -140,9 +140,7 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
     model, state, moments, resumed = begin(config, number, manifest, report, world)
     fit(model, config, world.device)
     if isinstance(model, Student):
-        teacher = read_teacher(model.distill, Tokenizer.from_file(str(config.corpus.folder() / "tokenizer.json")))
-        fit(teacher.model.to(world.device), config, world.device)
-        model.teacher = teacher
+        model.teacher = find_teacher(model, config, world)
     model.prepare(config.train.activation_checkpointing, config.train.compile)
     guard = Guard(state.norms, config.train.spike, config.train.spike_window)
     engine = make_engine(model, config.train, world, guard)
@@ -274,6 +272,19 @@ def starting_weights(config: Config) -> Prior | None:
     if config.distill is not None:
         return student_weights(config.distill)
     return read_prior(config.model.prior) if config.model.prior is not None else None
+
+
+def find_teacher(student: Student, config: Config, world: World) -> Teacher:
+    """On the device. Raises ValueError where hosts have different ones."""
+    teacher = read_teacher(student.distill, Tokenizer.from_file(str(config.corpus.folder() / "tokenizer.json")))
+    found = world.gather(teacher.fingerprint)
+    if others := sorted({host for host, one in zip(world.hosts, found, strict=True) if one != found[0]}):
+        raise ValueError(
+            f"{', '.join(others)}: distill.teacher={student.distill.teacher} is not the one of {world.hosts[0]}. "
+            "Copy it there."
+        )
+    fit(teacher.model.to(world.device), config, world.device)
+    return teacher
 
 
 def known_tasks(config: Config, number: int) -> list[str]:

@@ -25,7 +25,7 @@ class Prior(NamedTuple):
 
 
 def read_prior(source: str, setting: str = "model.prior") -> Prior:
-    """`setting` is named in the ValueError. Raises it where the checkpoint is missing, damaged, not BERT-like, or not safetensors."""
+    """Raises ValueError, naming `setting`, where a checkpoint is missing, damaged, not BERT-like or no safetensors."""
     files = read_files(source, ["config.json", "model.safetensors"], setting)
     config = read_config(source, files, setting)
     if "model.safetensors" not in files:

@@ -1,7 +1,7 @@
 """Distillation (DistilBERT, Sanh et al. 2019, section 3): a student learns from a frozen teacher of more layers.
 
-loss = a · T² · KL(softmax(t / T) ‖ softmax(s / T)) + b · masked LM + c · (1 − cos(h_s, h_t)), with the logits s, t and the
-last hidden states h of student and teacher. The first and the last term are means over all tokens, masked LM is one
+loss = a · T² · KL(softmax(t / T) ‖ softmax(s / T)) + b · masked LM + c · (1 − cos(h_s, h_t)), with the logits s, t and
+the last hidden states h of student and teacher. The first and the last term are means over all tokens, masked LM is one
 over the masked ones. Weights and T are those of the command that Hugging Face published with the code of the paper.
 """
 

@@ -7,8 +7,9 @@ from conftest import TASK_NAMES, records
 from test_engine import assert_same_run, train
 from test_resume import break_off
 from test_train import changed, run, same, weights
-from transformers import AlbertForMaskedLM, AutoModel, AutoTokenizer
+from transformers import AlbertForMaskedLM, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from finetune.checkpoint import load_model
 from pretrain.config import ModelConfig, load_config
 from pretrain.data.batch import Example, Target, pack
 from pretrain.export import export
@@ -113,6 +114,8 @@ def test_a_run_exports_what_transformers_albert_computes_alike(tiny, sizes):
         torch.testing.assert_close(seen.pooler_output, pooled, atol=1e-5, rtol=0)
         logits = model.predict(batch)["knowledge_masking"]
         torch.testing.assert_close(theirs(**inputs).logits[0], logits, atol=1e-4, rtol=0)
+    _, new = load_model(AutoModelForSequenceClassification, folder)
+    assert all("classifier" in name for name in new), "fine-tuning starts from all of it"
     encoder(**AutoTokenizer.from_pretrained(folder)("w1 w2", return_tensors="pt"))
     assert f"{sum(p.numel() for p in encoder.parameters()) / 1e6:.1f} M" in (folder / "README.md").read_text()
 

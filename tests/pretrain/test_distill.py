@@ -13,8 +13,16 @@ from safetensors.torch import load_file, save_file
 from test_resume import break_off
 from test_train import changed, run, same, weights
 from tokenizers import Tokenizer
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertConfig, BertForMaskedLM
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+)
 
+from finetune.checkpoint import load_model
 from pretrain.config import Config, DistillConfig, dump_config, load_config, resolved
 from pretrain.data.batch import Example, Target, pack
 from pretrain.engine import make_engine
@@ -189,6 +197,8 @@ def test_a_student_learns_its_teacher_and_is_exported_as_distilbert(config):
         seen = AutoModel.from_pretrained(folder)(batch.ids[None]).last_hidden_state[0]
         torch.testing.assert_close(seen, hidden, atol=1e-5, rtol=0)
         torch.testing.assert_close(theirs(batch.ids[None]).logits[0], logits, atol=1e-4, rtol=0)
+    _, new = load_model(AutoModelForSequenceClassification, folder)
+    assert all("classifier" in name for name in new), "fine-tuning starts from all of it"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     theirs(**tokenizer("w1 w2", return_tensors="pt"))
     assert tokenizer("w1 w2", "w3")["input_ids"] == [2, 6, 7, 3, 8, 3]
