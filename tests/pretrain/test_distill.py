@@ -222,7 +222,10 @@ def test_token_types_and_pooler_may_be_kept(config, tmp_path):
     run(config)
     folder = export(config)
     assert type(AutoModelForMaskedLM.from_pretrained(folder)).__name__ == "ErnieForMaskedLM"
-    assert {name for name in load_file(folder / "model.safetensors") if "token_type" in name}
+    exported = load_file(folder / "model.safetensors")
+    assert "ernie.embeddings.token_type_embeddings.weight" in exported
+    begun = parts(config).encoder.pooler.dense.weight
+    assert torch.equal(exported["ernie.pooler.dense.weight"], begun), "distillation does not move it"
 
 
 def test_our_own_export_is_a_teacher(tiny):
