@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from cases import train_some
 from conftest import TASK_NAMES, records
-from test_engine import assert_same_run, train
+from test_engine import STEPS, assert_same_run, train
+from test_engine import TASKS as KNOWN
 from test_resume import break_off
 from test_train import changed, run, same, weights
 from transformers import AlbertForMaskedLM, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
@@ -143,7 +145,7 @@ SLOW = pytest.mark.slow
 )
 def test_two_ranks_equal_one(tiny, tmp_path, settings):
     config = changed(tiny, model=ALBERT)
-    one = train(config, tmp_path, 1)[1][0]
+    one = train_some(tmp_path, config.model_dump(mode="json"), STEPS, KNOWN)
     _, (first, second) = train(config, tmp_path, 2, micro_batch_size=2, **settings)
     assert first["weights"] == second["weights"]
     assert_same_run(one, first)
