@@ -181,6 +181,22 @@ def train(
 
 
 @app.command()
+def distill(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    processes: Annotated[int, typer.Option(min=1, help="Ranks on this machine.")] = 1,
+    hostfile: Annotated[Path | None, typer.Option(help="Train on these hosts, over ssh.")] = None,
+) -> None:
+    """Train a student of `distill.teacher`, then export it: `train` and `export` in one. Ctrl-C saves and stops."""
+    from pretrain.config import load_config
+
+    if load_config(config, overrides or ()).distill is None:
+        raise ValueError(f"{config} names no teacher. Add `distill: {{teacher: CHECKPOINT}}`, or use cumul train.")
+    train(config, overrides, None, processes, hostfile, None, None, None)
+    export(config, overrides)
+
+
+@app.command()
 def compare(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/compare/demo.yaml.")],
     overrides: Annotated[

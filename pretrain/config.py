@@ -12,6 +12,8 @@ from corpus_tools.config import CorpusConfig, Section, refuse_unread
 from pretrain.schedule import SCHEDULES, Stage
 from pretrain.tasks import TASKS
 
+NotNegative = Annotated[float, Field(ge=0)]
+
 
 class ModelConfig(Section):
     prior: str | None = None
@@ -22,6 +24,10 @@ class ModelConfig(Section):
     heads: int = Field(4, ge=1)
     intermediate: int | None = None
     """Width of the feed-forward layers; None: 4 × hidden."""
+    embedding: int | None = Field(None, ge=8)
+    """Width of the embeddings, which a matrix then widens (ALBERT); None: hidden, and no such matrix."""
+    share_layers: bool = False
+    """One set of weights serves all layers (ALBERT)."""
     activation: Literal["gelu", "relu"] = "gelu"
     dropout: float = Field(0.1, ge=0, lt=1)
     attention_dropout: float = Field(0.1, ge=0, lt=1)
@@ -31,7 +37,37 @@ class ModelConfig(Section):
     def heads_fit(self) -> "ModelConfig":
         if self.prior is None and self.hidden % self.heads:
             raise ValueError(f"hidden={self.hidden} cannot be cut into heads={self.heads} equal heads")
+        if self.prior is not None and (self.share_layers or self.embedding is not None):
+            raise ValueError(
+                f"prior={self.prior} has layers that differ and embeddings of full width, which share_layers and "
+                "embedding would not keep. Leave them out, or leave out prior: ALBERT is trained from scratch."
+            )
         return self
+
+
+class DistillConfig(Section):
+    """A student of a frozen teacher (DistilBERT). Its other sizes are the teacher's."""
+
+    teacher: str
+    """A BERT or ERNIE checkpoint with a masked-LM head and the corpus' tokenizer: a directory, or a hub name."""
+    layers: list[int] | None = Field(None, min_length=1)
+    """The teacher's layers that the student begins with, the first being 0. None: every second one, 0, 2, …"""
+    temperature: float = Field(2.0, gt=0)
+    """Of the soft targets."""
+    weights: tuple[NotNegative, NotNegative, NotNegative] = (5.0, 2.0, 1.0)
+    """Of three losses: soft targets, masked words, hidden states."""
+    shape: Literal["distilbert", "ernie"] = "distilbert"
+    """What is exported: `distilbert` has neither token types nor pooler, `ernie` keeps both."""
+
+    def taken(self, count: int) -> list[int]:
+        """The layers, of a teacher that has `count`. Raises ValueError where one of them does not exist."""
+        layers = list(range(0, count, 2)) if self.layers is None else self.layers
+        for number in layers:
+            if not 0 <= number < count:
+                raise ValueError(
+                    f"distill.layers: {number} does not exist: {self.teacher} has layers 0 to {count - 1}."
+                )
+        return layers
 
 
 class ScheduleConfig(Section):
@@ -155,6 +191,8 @@ class Config(Section):
     """In the order in which the curriculum adds them."""
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
+    distill: DistillConfig | None = None
+    """Train a student instead of a model of its own."""
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -183,6 +221,7 @@ class Config(Section):
                 f"model.prior={self.model.prior} knows the ids of its own tokenizer, not those of a trained one. "
                 f"Set corpus.tokenizer={self.model.prior}."
             )
+        self.refuse_undistilled()
         count = len(self.stages()) if self.train.growth else 0
         for number, growth in self.train.growth.items():
             if not 1 <= number <= count:
@@ -203,6 +242,25 @@ class Config(Section):
                     f"train.companions: {name} is a sentence-level task; only token-level tasks ride along."
                 )
         return self
+
+    def refuse_undistilled(self) -> None:
+        """Raises ValueError where a setting contradicts `distill`."""
+        if self.distill is None:
+            return
+        if self.tasks != ["knowledge_masking"]:
+            raise ValueError(f"distill compares masked words alone, tasks={self.tasks}. Set tasks=[knowledge_masking].")
+        for name in ("prior", "embedding", "share_layers"):
+            if getattr(self.model, name) not in (None, False):
+                raise ValueError(
+                    f"model.{name}={getattr(self.model, name)} contradicts distill: the student begins with layers of "
+                    f"{self.distill.teacher}. Leave model.{name} out."
+                )
+
+    def origin(self) -> tuple[str, str | None]:
+        """The setting that names the weights to begin with, and its value; None: from scratch."""
+        if self.distill is not None:
+            return "distill.teacher", self.distill.teacher
+        return "model.prior", self.model.prior
 
     def folder(self) -> Path:
         return Path("runs") / self.name
@@ -301,8 +359,8 @@ def refuse_unknown(tree: Mapping[str, Any], model: type[BaseModel], where: str) 
 
 def resolved(config: Config) -> dict[str, Any]:
     """Every setting, as plain data. Sizes that prior weights decide are left out."""
-    sizes = {"layers", "hidden", "heads", "intermediate", "activation"}
-    return config.model_dump(mode="json", exclude={"model": sizes} if config.model.prior is not None else None)
+    sizes = {"layers", "hidden", "heads", "intermediate", "activation", "embedding", "share_layers"}
+    return config.model_dump(mode="json", exclude={"model": sizes} if config.origin()[1] is not None else None)
 
 
 def dump_config(config: Config) -> str:

@@ -36,9 +36,9 @@ class State:
 
 class StepResult(NamedTuple):
     losses: dict[str, torch.Tensor]
-    """Per task: sum over this rank's targets, left on the device."""
+    """Per task: sum over this rank's targets, left on the device; of other losses, over its tokens."""
     targets: dict[str, int]
-    """Per task: number of targets over all ranks."""
+    """Per task: number of targets over all ranks; of other losses, of tokens."""
     tokens: int
     slots: int
     """Places for tokens that the encoder computed; those that are not tokens are padding."""
@@ -99,15 +99,18 @@ def optimizer_step(engine, batches: Sequence[Batch], rate: float, world: World, 
     tokens, slots = sum(batch.num_tokens for batch in batches), sum(len(batch.ids) for batch in batches)
     *counts, tokens, slots, stops = map(int, world.sum([*local, tokens, slots, stop]))
     targets = dict(zip(tasks, counts, strict=True))
-    losses = {task: torch.zeros((), device=world.device) for task in tasks}
+    weights = engine.module.loss_weights
+    trained = awake(batches[0].task, {task for task, count in targets.items() if count})
+    targets |= {name: tokens for name in weights if name not in targets}
+    losses = {name: torch.zeros((), device=world.device) for name in targets}
     clear_gradients(engine)
     for batch in batches:
         total = torch.zeros((), device=world.device)
-        for task, loss in engine(batch).items():
-            losses[task] += loss.detach()
-            total = total + loss * (world.size / max(targets[task], 1))  # no target: a loss of zero, a group at rest
+        for name, loss in engine(batch).items():
+            losses[name] += loss.detach()
+            share = weights.get(name, 1) * world.size / max(targets[name], 1)
+            total = total + loss * share  # no target: a loss of zero, a group at rest
         engine.backward(total)
-    trained = awake(batches[0].task, {task for task, count in targets.items() if count})
     for group in engine.optimizer.param_groups:
         group["lr"], group["idle"] = rate, group["name"] not in trained
     engine.step()

@@ -33,6 +33,7 @@ from pretrain.loop import State, StepResult, train_stage
 from pretrain.model.attention import fitting
 from pretrain.model.model import Model, ernie_config, load_prior
 from pretrain.model.prior import Prior, read_prior
+from pretrain.model.student import Student, Teacher, fingerprint_of, read_teacher, student_weights
 from pretrain.optimizer import learning_rate
 from pretrain.plan import bytes_to_write, planned_memory
 from pretrain.report import Report
@@ -138,6 +139,8 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
     manifest = read_manifest(config.corpus.folder())
     model, state, moments, resumed = begin(config, number, manifest, report, world)
     fit(model, config, world.device)
+    if isinstance(model, Student):
+        model.teacher = find_teacher(model, config, world)
     model.prepare(config.train.activation_checkpointing, config.train.compile)
     guard = Guard(state.norms, config.train.spike, config.train.spike_window)
     engine = make_engine(model, config.train, world, guard)
@@ -228,6 +231,11 @@ def begin(
         report.note(f"{line}; the one before is used")
     if found is not None:
         about = read_about(found, manifest)
+        if config.distill is not None and about["teacher"] != fingerprint_of(config.distill):
+            raise ValueError(
+                f"{found} had another teacher than the one that lies in distill.teacher={config.distill.teacher} now. "
+                "Put the first one back, or give the run another name= to start over."
+            )
         model = build_model(config, known, ErnieConfig.from_json_file(found / "config.json"))
         load_weights(model, found)
         was, now = about["settings"], settings(resolved(config)) | circumstances(world)
@@ -249,14 +257,34 @@ def begin(
         carried = config.train.moments == "carry"
         moments = (load_file(before / "moments.safetensors"), about["updates"]) if carried else ({}, {})
         return model, replace(State(**about["state"]), stage=number, step=0), moments, None
-    prior = read_prior(config.model.prior) if config.model.prior is not None else None
+    prior = starting_weights(config)
     model = build_model(config, known, first_shape(config, prior))
     if prior is not None:
         new, unused = load_prior(model, prior)
-        report.note(f"stage 1 continues from {config.model.prior}; new: {summary(new) or 'nothing'}")
+        report.note(f"stage 1 continues from {config.origin()[1]}; new: {summary(new) or 'nothing'}")
         if unused:
             report.note(f"of the prior weights not used: {summary(unused)}")
     return model, State(stage=1), ({}, {}), None
+
+
+def starting_weights(config: Config) -> Prior | None:
+    """What stage 1 continues from, if anything."""
+    if config.distill is not None:
+        return student_weights(config.distill)
+    return read_prior(config.model.prior) if config.model.prior is not None else None
+
+
+def find_teacher(student: Student, config: Config, world: World) -> Teacher:
+    """On the device. Raises ValueError where hosts have different ones."""
+    teacher = read_teacher(student.distill, Tokenizer.from_file(str(config.corpus.folder() / "tokenizer.json")))
+    found = world.gather(teacher.fingerprint)
+    if others := sorted({host for host, one in zip(world.hosts, found, strict=True) if one != found[0]}):
+        raise ValueError(
+            f"{', '.join(others)}: distill.teacher={student.distill.teacher} is not the one of {world.hosts[0]}. "
+            "Copy it there."
+        )
+    fit(teacher.model.to(world.device), config, world.device)
+    return teacher
 
 
 def known_tasks(config: Config, number: int) -> list[str]:
@@ -293,7 +321,10 @@ def steps_of(config: Config, number: int, sources: dict[str, Source], state: Sta
 def build_model(config: Config, tasks: Sequence[str], shape: ErnieConfig) -> Model:
     """An encoder with heads for these tasks, from scratch; the caller loads weights into it."""
     manifest = read_manifest(config.corpus.folder())
-    return Model(shape, {task: manifest["tasks"][task]["labels"] for task in tasks}, config.seed)
+    labels = {task: manifest["tasks"][task]["labels"] for task in tasks}
+    if config.distill is not None:
+        return Student(shape, labels, config.seed, config.distill)
+    return Model(shape, labels, config.seed)
 
 
 def first_shape(config: Config, prior: Prior | None) -> ErnieConfig:
@@ -307,16 +338,16 @@ def first_shape(config: Config, prior: Prior | None) -> ErnieConfig:
 
 def check_shape(config: Config, shape: ErnieConfig, vocab_size: int) -> None:
     """Refuse a configuration that contradicts its prior weights."""
-    prior, ours = config.model.prior, config.model
+    (setting, source), ours = config.origin(), config.model
     if vocab_size > shape.vocab_size:
         raise ValueError(
-            f"the corpus' tokenizer has {vocab_size} entries, the embedding of model.prior={prior} only "
-            f"{shape.vocab_size}. Build the corpus with corpus.tokenizer={prior}."
+            f"the corpus' tokenizer has {vocab_size} entries, the embedding of {setting}={source} only "
+            f"{shape.vocab_size}. Build the corpus with corpus.tokenizer={source}."
         )
     if config.corpus.max_length > shape.max_position_embeddings:
         raise ValueError(
             f"corpus.max_length={config.corpus.max_length} is more than the {shape.max_position_embeddings} positions "
-            f"of model.prior={prior}."
+            f"of {setting}={source}."
         )
     given = {
         "layers": shape.num_hidden_layers,
@@ -328,7 +359,7 @@ def check_shape(config: Config, shape: ErnieConfig, vocab_size: int) -> None:
     for name in ours.model_fields_set & given.keys():
         if getattr(ours, name) not in (None, given[name]):
             raise ValueError(
-                f"model.{name}={getattr(ours, name)}, but model.prior={prior} has {given[name]}. "
+                f"model.{name}={getattr(ours, name)}, but {setting}={source} has {given[name]}. "
                 f"Leave model.{name} out: prior weights bring their own size."
             )
 

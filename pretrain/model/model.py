@@ -1,7 +1,8 @@
 """The encoder and the heads that its tasks declare.
 
 The encoder is transformers' `ErnieModel`: BERT plus an embedding of the task, added to every token (ERNIE 2.0, section
-4.1). Each task's row of that embedding is a parameter of its own, so that a task that rests can rest entirely.
+4.1). Each task's row of that embedding is a parameter of its own, so that a task that rests can rest entirely. ALBERT's
+two savings (Lan et al. 2020, section 3.1), narrow embeddings and shared layers, are in the encoder's shape where set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from torch.nn import functional
 from transformers import ErnieConfig, ErnieModel
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.ernie.modeling_ernie import ErnieLayer
+from transformers.models.ernie.modeling_ernie import ErnieEmbeddings, ErnieLayer
 
 from pretrain.config import ModelConfig
 from pretrain.data.batch import Batch, Layout
@@ -40,6 +41,10 @@ def ernie_config(ours: ModelConfig, prior: Prior | None, vocab_size: int, length
             "hidden_act": ours.activation,
             "max_position_embeddings": max(512, length),
         }
+        if ours.embedding is not None:
+            shape["embedding_size"] = ours.embedding
+        if ours.share_layers:
+            shape["share_layers"] = True
     else:
         shape = dict(prior.config)
     return ErnieConfig(
@@ -49,6 +54,14 @@ def ernie_config(ours: ModelConfig, prior: Prior | None, vocab_size: int, length
         hidden_dropout_prob=ours.dropout,
         attention_probs_dropout_prob=ours.attention_dropout,
     )
+
+
+def embedding_width(config: ErnieConfig) -> int:
+    return getattr(config, "embedding_size", config.hidden_size)
+
+
+def shares_layers(config: ErnieConfig) -> bool:
+    return getattr(config, "share_layers", False)
 
 
 class TaskEmbeddings(nn.Module):
@@ -73,9 +86,10 @@ class MaskedLMHead(nn.Module):
 
     def __init__(self, config: ErnieConfig):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        width = embedding_width(config)
+        self.dense = nn.Linear(config.hidden_size, width)
         self.activation = ACT2FN[config.hidden_act]
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
@@ -100,14 +114,20 @@ class MaskedLMHead(nn.Module):
 class Model(nn.Module):
     """Encoder and heads. `labels` gives the classes of every task that has a head here."""
 
+    loss_weights: Mapping[str, float] = {}
+    """Of the losses that do not count once. What is no task's is summed over all tokens."""
+
     def __init__(self, config: ErnieConfig, labels: Mapping[str, Sequence[str] | None], seed: int):
         super().__init__()
-        self.config = config
+        self.config, width = config, embedding_width(config)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.encoder = ErnieModel(config)
+            self.projection = self.narrow_embeddings() if width != config.hidden_size else None
+        if shares_layers(config):
+            self.encoder.encoder.layer = self.encoder.encoder.layer[:1]
         self.encoder.set_attn_implementation(one_by_one.__name__)
-        self.encoder.embeddings.task_type_embeddings = TaskEmbeddings(torch.zeros(config.hidden_size), list(labels))  # type: ignore[assignment]
+        self.encoder.embeddings.task_type_embeddings = TaskEmbeddings(torch.zeros(width), list(labels))  # type: ignore[assignment]
         self.heads = nn.ModuleDict()
         for task, classes in labels.items():
             with torch.random.fork_rng():
@@ -117,12 +137,22 @@ class Model(nn.Module):
         self.last_layer = last_layer
         replace_dropout(self)
 
+    def narrow_embeddings(self) -> nn.Linear:
+        """Make the embeddings as narrow as the shape says; returns what makes them as wide as the layers."""
+        width = embedding_width(self.config)
+        narrow = ErnieEmbeddings(ErnieConfig(**self.config.to_dict() | {"hidden_size": width}))
+        projection = nn.Linear(width, self.config.hidden_size)
+        for part in (narrow, projection):
+            part.apply(self.encoder._init_weights)
+        self.encoder.embeddings = narrow
+        return projection
+
     def prepare(self, twice: bool, compiled: bool) -> None:
         """`twice`: keep only what goes between layers, and compute the rest again on the way back."""
         if twice:
             self.encoder.activation_checkpointing_enable()
         if compiled:
-            for layer in self.encoder.encoder.layer[:-1]:
+            for layer in dict.fromkeys(self.layers[:-1]):
                 layer.compile(dynamic=True)
             self.last_layer = torch.compile(last_layer, dynamic=True)
 
@@ -145,10 +175,12 @@ class Model(nn.Module):
             position_ids=batch.positions[None],
             task_type_ids=torch.full_like(ids, TASK_IDS[batch.task]),
         )
-        *layers, last = self.encoder.encoder.layer
+        if self.projection is not None:
+            hidden = self.projection(hidden)
+        *layers, last = self.layers
         for layer in layers:
             hidden = layer(hidden, layout=batch.layout, queries=batch.layout)
-        return self.last_layer(cast(ErnieLayer, last), hidden, batch.read, batch.layout, batch.read_layout)[0]
+        return self.last_layer(last, hidden, batch.read, batch.layout, batch.read_layout)[0]
 
     def loss(self, task: str, hidden: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of one task, summed over its targets, from the hidden states there."""
@@ -167,6 +199,12 @@ class Model(nn.Module):
             assert pooler is not None
             hidden = pooler.activation(pooler.dense(hidden))
         return head(self.dropout(hidden))
+
+    @property
+    def layers(self) -> list[ErnieLayer]:
+        """In the order in which they are computed; where weights are shared, one layer as often as there are layers."""
+        own = cast(list[ErnieLayer], list(self.encoder.encoder.layer))
+        return own * (self.config.num_hidden_layers // len(own))
 
     @property
     def task_embeddings(self) -> TaskEmbeddings:
