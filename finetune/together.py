@@ -1,7 +1,7 @@
 """Fine-tuning of one encoder on several tasks at once: MT-DNN (Liu et al. 2019, section 3.2).
 
-Every step is a batch of one task, whose loss moves the encoder and that task's head; the other heads rest. The optimizer
-is AdamW, as for one task; the paper's is Adamax.
+Every step is a batch of one task, whose loss moves the encoder and that task's head; the other heads rest. The
+optimizer is AdamW, as for one task; the paper's is Adamax.
 """
 
 import math
@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
 from finetune import heads
+from finetune.checkpoint import quiet
 from finetune.declare import Together
 from finetune.metrics import METRICS
 from finetune.mixing import Pool, turns
@@ -135,8 +136,9 @@ class Learner:
 def save_shared(folder: Path, names: Sequence[str], shared: Shared) -> None:
     """The encoder as a checkpoint of its own, and each task's head below it."""
     (folder / "heads").mkdir(parents=True)
-    shared.encoder.save_pretrained(folder)
-    shared.tokenizer.save_pretrained(folder)
+    with quiet():
+        shared.encoder.save_pretrained(folder)
+        shared.tokenizer.save_pretrained(folder)
     for name, learnt in zip(names, shared.learnt, strict=True):
         save_file({key: tensor.cpu().contiguous() for key, tensor in learnt.head.items()}, head_path(folder, name))
 
