@@ -104,7 +104,7 @@ def table(results: Sequence[Result]) -> Table:
     shown = Table(title="mean over seeds ± 95 % t-interval", title_justify="left")
     for heading in ("task", "metric", "scored on"):
         shown.add_column(heading, no_wrap=True)
-    for heading in ("chance", *names):
+    for heading in ("chance", *map(heading_of, names)):
         shown.add_column(heading, justify="right", no_wrap=True)
     chances = []
     for task in tasks:
@@ -137,7 +137,7 @@ def differences(results: Sequence[Result], base: str) -> Table:
     shown = Table(title=f"minus {base}, paired by seed: mean ± 95 % t-interval", title_justify="left")
     shown.add_column("task", no_wrap=True)
     for name in names:
-        shown.add_column(name, justify="right", no_wrap=True)
+        shown.add_column(heading_of(name), justify="right", no_wrap=True)
 
     def paired(name: str, these: Sequence[str]) -> list[float]:
         """One a seed, averaged over the tasks."""
@@ -152,6 +152,11 @@ def differences(results: Sequence[Result], base: str) -> Table:
         shown.add_section()
         shown.add_row("average", *(signed(paired(name, tasks)) for name in names))
     return shown
+
+
+def heading_of(name: str) -> str:
+    """Narrow: a line for the checkpoint, and one for each step after it."""
+    return name.replace("+", "\n+")
 
 
 def signed(values: Sequence[float]) -> str:

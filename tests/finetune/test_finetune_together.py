@@ -287,6 +287,21 @@ def test_bad_settings_are_one_line(name, tmp_path):
 # Command and documents
 
 
+def test_the_tutorial_of_the_documentation_works(tmp_path):
+    text = (Path(__file__).parents[2] / "docs/finetuning.md").read_text("utf-8").split("## Several tasks at once")[1]
+    (tmp_path / "shop.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.S)[1])
+    tables = dict(re.findall(r"`data/(\S+)/train\.tsv`:\n\n```tsv\n(.*?)```", text, re.S))
+    tasks, settings = load_suite(tmp_path / "shop.yaml"), load_together(tmp_path / "shop.yaml")
+    assert set(tables) == set(tasks) and tasks["answers"].san and settings.mixing == "annealed"
+    for name, table in tables.items():
+        (tmp_path / name).mkdir()
+        for file in (tasks[name].files.train, tasks[name].files.dev):
+            (tmp_path / file).write_text(table)
+    encoder = made.checkpoint(tmp_path / "encoder")
+    results = run_together(tasks, settings, encoder, tmp_path, [0], tmp_path / "out", say=quiet)
+    assert len(results) == 6 and not any(rows["refused"] for result in results for rows in result.rows.values())
+
+
 def test_the_command_reports_both_steps_beside_one_by_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tree = {kind: made.task(kind, tmp_path / "data", train=32, test=20, epochs=1) for kind in ("single", "pair")}
@@ -298,7 +313,7 @@ def test_the_command_reports_both_steps_beside_one_by_one(tmp_path, monkeypatch)
     done = CliRunner().invoke(app, [*arguments, *more], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert re.search(r"average( .*\d\.\d{3}){4}", done.output)
-    assert re.search(r"minus one, paired by seed.*one\+together .*one\+together\+alone.*single", done.output, re.S)
+    assert re.search(r"minus one, paired by seed.* \+together .* \+alone .*single", done.output, re.S)
     assert re.search(r"pair +│ +[+-]0\.\d{3} ± \d\.\d{3} │ +[+-]0\.\d{3} ± \d\.\d{3} │\n", done.output)
 
 
