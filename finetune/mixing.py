@@ -41,7 +41,7 @@ class Turn(NamedTuple):
 def exponent(mixing: Mixing, epoch: int, epochs: int) -> float:
     """A task's share is its number of batches to this power. `annealed` goes from 1 to 0, linearly over the epochs.
 
-    Stickland & Murray 2019 (BERT and PALs, section 4.1) stop at 0.2; here the last epoch is uniform.
+    Stickland & Murray 2019 (BERT and PALs, annealed sampling) stop at 0.2; here the last epoch is uniform.
     """
     return {"proportional": 1.0, "annealed": 1 - epoch / max(1, epochs - 1), "uniform": 0.0}[mixing]
 

@@ -1,4 +1,4 @@
-"""The stochastic answer network: a head that looks at a pair several times (Liu et al. 2018; MT-DNN, section 3.1)."""
+"""The stochastic answer network: a head that looks at a pair several times (Liu et al. 2018; MT-DNN, section 3)."""
 
 from pathlib import Path
 

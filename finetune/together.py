@@ -1,4 +1,4 @@
-"""Fine-tuning of one encoder on several tasks at once: MT-DNN (Liu et al. 2019, section 3.2).
+"""Fine-tuning of one encoder on several tasks at once: MT-DNN (Liu et al. 2019, section 3.1).
 
 Every step is a batch of one task, whose loss moves the encoder and that task's head; the other heads rest. The
 optimizer is AdamW, as for one task; the paper's is Adamax.
