@@ -46,6 +46,8 @@ class StepResult(NamedTuple):
     """Some rank wants to stop."""
     norm: torch.Tensor
     """Global norm of the gradient before clipping, left on the device."""
+    penalty: torch.Tensor | None = None
+    """What regularised sharing added to the loss, left on the device."""
     waited: float = 0
     """Seconds for which the loop waited for this step's batches."""
 
@@ -100,15 +102,18 @@ def optimizer_step(engine, batches: Sequence[Batch], rate: float, world: World, 
     *counts, tokens, slots, stops = map(int, world.sum([*local, tokens, slots, stop]))
     targets = dict(zip(tasks, counts, strict=True))
     losses = {task: torch.zeros((), device=world.device) for task in tasks}
+    trained = awake(batches[0].task, {task for task, count in targets.items() if count})
+    penalty = engine.module.regularise(trained)
     clear_gradients(engine)
-    for batch in batches:
+    for number, batch in enumerate(batches):
         total = torch.zeros((), device=world.device)
+        if penalty is not None and number == 0:  # once per step, and equal on all ranks: their mean is the penalty
+            total = total + penalty
         for task, loss in engine(batch).items():
             losses[task] += loss.detach()
             total = total + loss * (world.size / max(targets[task], 1))  # no target: a loss of zero, a group at rest
         engine.backward(total)
-    trained = awake(batches[0].task, {task for task, count in targets.items() if count})
     for group in engine.optimizer.param_groups:
         group["lr"], group["idle"] = rate, group["name"] not in trained
     engine.step()
-    return StepResult(losses, targets, tokens, slots, stops > 0, gradient_norm(engine))
+    return StepResult(losses, targets, tokens, slots, stops > 0, gradient_norm(engine), penalty)
