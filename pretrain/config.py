@@ -101,7 +101,7 @@ class SharingConfig(Section):
         for family, others in self.uses.items():
             if family in others or len(set(others)) < len(others):
                 raise ValueError(
-                    f"uses: {family} reads its own bottom anyway and others once, got {list(map(str, others))}"
+                    f"uses: {family} reads its own bottom anyway, and others once. Got: {', '.join(others)}."
                 )
         if self.penalty.kind != "none" and self.kind not in OF_ONES_OWN:
             raise ValueError(
@@ -305,8 +305,8 @@ class Config(Section):
                     )
         if sharing.penalty.kind != "none" and self.train.zero_stage == 3:
             raise ValueError(
-                f"sharing.penalty.kind={sharing.penalty.kind} needs train.zero_stage=2 or less: it reads the weights of "
-                "all tasks at once, and under ZeRO 3 no rank has them."
+                f"sharing.penalty.kind={sharing.penalty.kind} needs train.zero_stage=2 or less: it reads the weights "
+                "of all tasks at once, and under ZeRO 3 no rank has them."
             )
         return self
 

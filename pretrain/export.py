@@ -26,10 +26,10 @@ from pretrain.train import load_finished
 
 
 def export(config: Config) -> Path:
-    """Write runs/<name>/export/ and return it. Raises ValueError where no stage is finished, or nothing can be exported."""
+    """Write runs/<name>/export/ and return it. Raises ValueError where there is no stage that can be exported."""
     if config.sharing.place == "inside":
         raise ValueError(
-            f"sharing.place=inside: the encoder of {config.folder()} has experts in its layers, which no stock model of "
+            f"sharing.place=inside: the encoder of {config.folder()} has experts in its layers, which no model of "
             "transformers has, and without them it is one that nobody trained. Train with sharing.place=top to export."
         )
     model, tasks, state = load_finished(config, last_finished(config))

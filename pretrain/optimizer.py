@@ -49,7 +49,8 @@ class RestingAdamW(torch.optim.AdamW):
 def parameter_groups(model: Model, weight_decay: float) -> list[dict]:
     """Encoder with and without weight decay, the pooler, each task's head and embedding, and sharing by its owners.
 
-    Only the encoder's matrices decay. All are idle until a step wakes them: ZeRO 3 begins with a step of its own, which must change nothing.
+    Only the encoder's matrices decay. All are idle until a step wakes them: ZeRO 3 begins with a step of its own, which
+    must change nothing.
     """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

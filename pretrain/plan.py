@@ -20,7 +20,7 @@ from pretrain.config import Config
 from pretrain.deepspeed_config import in_bf16
 from pretrain.scale import NUMBER, TOKEN, Cluster, pace, passes
 from pretrain.schedule import Stage
-from pretrain.sharing import size
+from pretrain.sharing.size import shared_parameters
 from pretrain.tasks import TASKS, discourse_relation
 from pretrain.tasks.spec import Head
 
@@ -83,7 +83,7 @@ def parameters(sizes: Sizes, classes: Mapping[str, int | None]) -> Parameters:
 
 
 def with_sharing(config: Config, sizes: Sizes, count: Parameters) -> Parameters:
-    return count._replace(sharing=size.count(config.sharing, config.tasks, sizes.hidden))
+    return count._replace(sharing=shared_parameters(config.sharing, config.tasks, sizes.hidden))
 
 
 def stage_tokens(stage: Stage, batch_size: int, max_length: int) -> int:

@@ -1,6 +1,6 @@
-"""Asymmetric sharing: y_k = t_k(J_k [f_k(x); f_j(x) for j in uses_k]), a bottom f per family (Tang et al. 2020, fig. 1).
+"""Asymmetric sharing: y_k = t_k(J_k [f_k(x); f_j(x) for j in uses_k]), a bottom f per family (Tang et al. 2020).
 
-Who reads whom is given. J_k, which makes one state of the concatenated ones, is part of t_k and begins as their average;
+Who reads whom is given. J_k makes one state of the concatenated ones; it is part of t_k and begins as their average, so
 sums and averages are values of it. A bottom that another family reads learns nothing from it: that is the asymmetry.
 """
 
@@ -18,7 +18,8 @@ class Asymmetric(nn.Module):
     def __init__(self, settings: SharingConfig, tasks: Sequence[str], parts: Parts):
         super().__init__()
         families = families_of(tasks)
-        self.reads = {family: [family, *settings.uses.get(family, [])] for family in families}
+        uses = {family.value: [other.value for other in others] for family, others in settings.uses.items()}
+        self.reads = {family: [family, *uses.get(family, [])] for family in families}
         self.bottoms = nn.ModuleDict({family: parts.block("bottoms") for family in families})  # copies of one another
         self.joins = nn.ModuleDict(
             {family: parts.join(len(reads)) for family, reads in self.reads.items() if len(reads) > 1}

@@ -4,6 +4,7 @@ A task reads its own and the shared experts, never another task's.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -22,4 +23,12 @@ class Cgc(nn.Module):
     def forward(self, task: str, states: Tensor, cue: Tensor | None = None) -> Tensor:
         """The gate reads `cue`; None: the states themselves."""
         shares = self.gates[task](states if cue is None else cue, task)
-        return mix(shares, [expert(states) for expert in (*self.own[task], *self.shared)])
+        return mix(shares, [*self.of_task(task, states), *self.of_all(states)])
+
+    def of_task(self, task: str, states: Tensor, learns: bool = True) -> list[Tensor]:
+        """What a task's own experts make of the states."""
+        return [expert(states, learns) for expert in cast(nn.ModuleList, self.own[task])]
+
+    def of_all(self, states: Tensor) -> list[Tensor]:
+        """What the shared experts make of the states."""
+        return [expert(states) for expert in self.shared]

@@ -4,13 +4,14 @@ One bottom per family and level. Rows of α sum to 1 at first, 0.9 for the famil
 that states keep their size with any number of families. A row is its family's, and scalar.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from pretrain.config import SharingConfig
-from pretrain.sharing.parts import Parts
+from pretrain.sharing.parts import Block, Parts
 from pretrain.tasks import TASKS, families_of
 
 OWN = 0.9
@@ -28,24 +29,30 @@ class Row(nn.Module):
         return torch.stack(list(streams), -1) @ (self.weight if learns else self.weight.detach())
 
 
+class Level(nn.Module):
+    def __init__(self, families: Sequence[str], make_bottom: Callable[[], Block]):
+        super().__init__()
+        self.bottoms = nn.ModuleDict({family: make_bottom() for family in families})  # copies of one another
+        self.rows = nn.ModuleDict({family: Row(number, len(families)) for number, family in enumerate(families)})
+
+    def forward(self, streams: dict[str, Tensor], wanted: Iterable[str], own: str) -> dict[str, Tensor]:
+        """The streams of the families that are wanted, in a step of the family `own`."""
+        found = [self.bottoms[family](stream, family == own) for family, stream in streams.items()]
+        return {family: self.rows[family](found, family == own) for family in wanted}
+
+
 class CrossStitch(nn.Module):
     def __init__(self, settings: SharingConfig, tasks: Sequence[str], parts: Parts):
         super().__init__()
-        families = families_of(tasks)
-        self.bottoms, self.rows = nn.ModuleList(), nn.ModuleList()
-        for level in range(settings.levels):
-            bottoms = {family: parts.at("bottoms").block(level) for family in families}  # copies of one another
-            rows = {family: Row(number, len(families)) for number, family in enumerate(families)}
-            self.bottoms.append(nn.ModuleDict(bottoms))
-            self.rows.append(nn.ModuleDict(rows))
+        self.families, levels = families_of(tasks), parts.at("levels")
+        self.levels = nn.ModuleList(
+            Level(self.families, partial(levels.block, number)) for number in range(settings.levels)
+        )
 
     def forward(self, task: str, states: Tensor) -> Tensor:
         own = TASKS[task].family.value
-        streams = {family: states for family in self.rows[0]}
-        for bottoms, rows in zip(self.bottoms, self.rows, strict=True):
-            found = [bottoms[family](stream, learns=family == own) for family, stream in streams.items()]
-            last = rows is self.rows[-1]
-            streams = {
-                family: row(found, learns=family == own) for family, row in rows.items() if family == own or not last
-            }
-        return streams[own]
+        streams = dict.fromkeys(self.families, states)
+        *lower, last = self.levels
+        for level in lower:
+            streams = level(streams, self.families, own)
+        return last(streams, [own], own)[own]

@@ -1,4 +1,4 @@
-"""Customized sharing: y_k = t_k(J_k [f_s(x); f_k(x)]), a shared bottom and one per family (Tang et al. 2020, fig. 1).
+"""Customized sharing: y_k = t_k(J_k [f_s(x); f_k(x)]), a shared bottom and one per family (Tang et al. 2020).
 
 J_k is part of t_k: it makes one state of the two, and begins as their average.
 """

@@ -1,8 +1,8 @@
 """Experts inside the encoder: in each of the last layers they stand beside the feed-forward layer.
 
-Where a layer computes norm(FFN(x) + x), it computes norm(FFN(x) + Σᵢ gᵢ Eᵢ(x)). As Eᵢ(x) = x + Fᵢ(x) and shares sum to 1,
-that is a mixture of the experts FFN + Fᵢ: the layer's own FFN is what they have in common. Companions ride on the stream
-of the step's task, so that task's gates and experts serve them too, as its row of the task embedding does.
+Where a layer computed norm(FFN(x) + x), it computes norm(FFN(x) + Σᵢ gᵢ Eᵢ(x)). As Eᵢ(x) = x + Fᵢ(x) and shares sum to
+1, that is a mixture of the experts FFN + Fᵢ: the layer's own FFN is what they have in common. Companions ride on the
+stream of the step's task, so that task's gates and experts serve them too, as its row of the task embedding does.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Multi-level MMoE: MMoE stacked, each task with a stream of its own (Tang et al. 2020, fig. 1).
+"""Multi-level MMoE: MMoE stacked, each task with a stream of its own (Tang et al. 2020).
 
 The input of level j for task k is what task k got at level j − 1; the experts of every level are shared by all tasks.
 """

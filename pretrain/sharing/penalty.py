@@ -1,7 +1,7 @@
 """Regularised sharing: what is added to the loss for how much the weights of tasks differ, once per step.
 
-W_k are the weights of the same shape that each task, or family, has of its own: the matrices of its experts or bottoms. A
-term stands for each place in them, over all its owners.
+W_k are the weights of one shape that each task, or family, has of its own: the matrices of its experts or bottoms.
+There is a term for each such matrix, over all its owners.
 """
 
 from collections.abc import Set

@@ -6,7 +6,7 @@ from pretrain.config import SharingConfig
 from pretrain.tasks import families_of
 
 
-def count(settings: SharingConfig, tasks: Sequence[str], hidden: int) -> int:
+def shared_parameters(settings: SharingConfig, tasks: Sequence[str], hidden: int) -> int:
     """Weights of blocks, gates, joins and cross-stitch rows for states of width `hidden`."""
     number, families = len(tasks), len(families_of(tasks))
     width = settings.width or hidden
