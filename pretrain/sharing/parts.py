@@ -55,13 +55,14 @@ class Gate(nn.Module):
 
     def forward(self, cue: Tensor, task: str | None = None, learns: bool = True) -> Tensor:
         """Shares (…, experts) from what the gate reads (…, hidden); counted for a task, if one is named."""
-        logits = functional.linear(cue, self.weight if learns else self.weight.detach()).float()
+        logits = functional.linear(cue, self.weight if learns else self.weight.detach())
+        shares = logits.softmax(-1)
         if self.training and task is not None:
             with torch.no_grad():
-                shares, logs = logits.softmax(-1).flatten(0, -2), logits.log_softmax(-1).flatten(0, -2)
-                number = shares.new_tensor([len(shares)])
-                self.seen[task] = self.seen.get(task, 0) + torch.cat([shares.sum(0), -(shares * logs).sum(), number])
-        return logits.softmax(-1)
+                entropy = -(shares * logits.log_softmax(-1)).sum()
+                sums = [shares.flatten(0, -2).sum(0), entropy[None], shares.new_full((1,), shares[..., 0].numel())]
+                self.seen[task] = self.seen.get(task, 0) + torch.cat(sums)
+        return shares
 
 
 def mix(shares: Tensor, outputs: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from transformers import ErnieConfig
 
 from pretrain.config import Config, SharingConfig
 from pretrain.data.batch import Example, Target, pack
-from pretrain.model.model import Model
+from pretrain.model.model import TASK_IDS, Model
 from pretrain.plan import plan
 from pretrain.sharing.build import build_sharing, read_gates
 from pretrain.sharing.inside import cue_of
@@ -20,7 +20,7 @@ from pretrain.sharing.parts import Block, Gate
 from pretrain.sharing.penalty import joint_feature, low_rank, mean, stacks
 from pretrain.sharing.size import shared_parameters
 from pretrain.tasks import TASKS, families_of
-from pretrain.world import World
+from pretrain.world import join
 
 WORD, STRUCTURE, SEMANTIC = "capitalization", "sentence_distance", "ir_relevance"
 THREE = [WORD, STRUCTURE, SEMANTIC]
@@ -69,7 +69,7 @@ def stirred(module: torch.nn.Module) -> torch.nn.Module:
 
 def adds(block: Block, *constant: float) -> None:
     block.inner.weight.data.zero_()
-    block.outer.bias.data = torch.tensor(constant)
+    block.outer.bias.data = torch.tensor(constant).float()
 
 
 def shares(gate: Gate, *wanted: float) -> None:
@@ -81,7 +81,7 @@ X = torch.tensor([[1.0, 0.0]])
 
 
 def assert_is(found: Tensor, *wanted: float) -> None:
-    torch.testing.assert_close(found, torch.tensor([wanted]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, torch.tensor([wanted]).float(), atol=1e-5, rtol=0)
 
 
 def test_omoe_mixes_the_experts_by_one_gate():
@@ -174,7 +174,7 @@ def test_rows_of_cross_stitch_sum_to_one_with_any_number_of_families():
     for tasks in (THREE, THREE[:2]):
         for level in build({"kind": "cross_stitch"}, tasks=tasks).levels:
             for row in level.rows.values():
-                assert row.weight.sum().item() == pytest.approx(1) and row.weight.max() == pytest.approx(0.9)
+                assert row.weight.sum().item() == pytest.approx(1) and row.weight.max().item() == pytest.approx(0.9)
 
 
 # What holds for all kinds
@@ -253,7 +253,7 @@ def test_gates_tell_shares_and_entropy_per_task_and_level():
     shares(module.levels[0].gates[WORD], 0.75, 0.25)
     for _ in range(2):
         module(WORD, X.repeat(3, 1))
-    world = World(0, 1, torch.device("cpu"), ["here"])
+    world = join()
     first, second = read_gates(module, world)[WORD]
     assert first["load"] == pytest.approx([0.75, 0.25]) and second["load"] == pytest.approx([0.5, 0.5])
     assert first["entropy"] == pytest.approx(-0.75 * log(0.75) - 0.25 * log(0.25))
@@ -306,7 +306,10 @@ def test_inside_experts_are_mixed_in_the_last_layers(kind):
         found = model.encode(batch)
         ids = batch.ids[None]
         hidden = model.encoder.embeddings(
-            ids, batch.types[None], batch.positions[None], torch.full_like(ids, list(TASKS).index(WORD))
+            input_ids=ids,
+            token_type_ids=batch.types[None],
+            position_ids=batch.positions[None],
+            task_type_ids=torch.full_like(ids, TASK_IDS[WORD]),
         )
         model.encoder.set_attn_implementation("eager")
         plain = len(model.encoder.encoder.layer) - len(model.sharing.layers)
