@@ -116,4 +116,5 @@ def optimizer_step(engine, batches: Sequence[Batch], rate: float, world: World, 
     for group in engine.optimizer.param_groups:
         group["lr"], group["idle"] = rate, group["name"] not in trained
     engine.step()
+    penalty = None if penalty is None else penalty.detach()
     return StepResult(losses, targets, tokens, slots, stops > 0, gradient_norm(engine), penalty)
