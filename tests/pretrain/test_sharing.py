@@ -296,6 +296,19 @@ def test_a_model_begins_as_the_one_with_hard_sharing(kind):
         assert model(batch)[task].item() == pytest.approx(hard(batch)[task].item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS | INSIDE)
+def test_in_bf16_the_loss_is_nearly_the_same(kind):
+    model = model_with((KINDS | INSIDE)[kind])
+    stirred(model.sharing)
+    batch = pack(WORD, [example(9, 0, (1, 4), WORD), example(6, 1, (1, 4), WORD)])
+    exact = model(batch)[WORD].item()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(batch)[WORD]
+    loss.backward()
+    assert loss.item() == pytest.approx(exact, rel=0.05)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 @pytest.mark.parametrize("kind", INSIDE)
 def test_inside_experts_are_mixed_in_the_last_layers(kind):
     """The equation, layer by layer, with all slots read."""

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from test_engine import assert_same_run
 from test_resume import break_off
 from test_sharing import INSIDE, KINDS
-from test_train import changed, run, same, weights
+from test_train import changed, ernie_checkpoint, run, same, weights, with_prior
 from transformers import AutoModel
 
 from pretrain.export import export
@@ -124,6 +124,16 @@ def test_experts_inside_are_not_exported(tiny):
     run(config, [1])
     with pytest.raises(ValueError, match=r"sharing\.place=inside.*nobody trained"):
         export(config)
+
+
+def test_prior_weights_bring_no_sharing_and_may_have_too_few_layers(tiny, tmp_path):
+    prior = ernie_checkpoint(tmp_path / "prior")
+    config = changed(with_prior(tiny, prior), sharing={"kind": "cgc", "place": "inside"})
+    run(config, [1])
+    assert any(name.startswith("sharing.layers.0.own.") for name in weights(config, 1))
+    deeper = changed(config, name="deeper", sharing={"layers": 2})
+    with pytest.raises(ValueError, match=r"sharing\.layers=2: the encoder has 1 layers"):
+        run(deeper, [1])
 
 
 def test_more_layers_than_the_encoder_has_are_refused(tiny):
