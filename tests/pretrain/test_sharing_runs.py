@@ -128,12 +128,16 @@ def test_experts_inside_are_not_exported(tiny):
 
 def test_prior_weights_bring_no_sharing_and_may_have_too_few_layers(tiny, tmp_path):
     prior = ernie_checkpoint(tmp_path / "prior")
-    config = changed(with_prior(tiny, prior), sharing={"kind": "cgc", "place": "inside"})
-    run(config, [1])
-    assert any(name.startswith("sharing.layers.0.own.") for name in weights(config, 1))
-    deeper = changed(config, name="deeper", sharing={"layers": 2})
+    one, two = (
+        with_prior(
+            changed(tiny, name=f"last{layers}", sharing={"kind": "cgc", "place": "inside", "layers": layers}), prior
+        )
+        for layers in (1, 2)
+    )
+    run(one, [1])
+    assert any(name.startswith("sharing.layers.0.own.") for name in weights(one, 1))
     with pytest.raises(ValueError, match=r"sharing\.layers=2: the encoder has 1 layers"):
-        run(deeper, [1])
+        run(two, [1])
 
 
 def test_more_layers_than_the_encoder_has_are_refused(tiny):
