@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from corpus_tools.config import CorpusConfig, Section, refuse_unread
 from pretrain.schedule import SCHEDULES, Stage
-from pretrain.tasks import TASKS
+from pretrain.tasks import TASKS, families_of
+from pretrain.tasks.spec import Family
 
 NotNegative = Annotated[float, Field(ge=0)]
 
@@ -68,6 +69,87 @@ class DistillConfig(Section):
                     f"distill.layers: {number} does not exist: {self.teacher} has layers 0 to {count - 1}."
                 )
         return layers
+
+
+class PenaltyConfig(Section):
+    """Regularised sharing: a term of the loss that keeps the weights that tasks have of their own alike."""
+
+    kind: Literal["none", "mean", "joint_feature", "low_rank"] = "none"
+    weight: float = Field(0.01, gt=0)
+    """Of the term in the loss of every step."""
+
+
+OF_ONES_OWN = ("asymmetric", "customized", "cross_stitch", "cgc", "ple")
+"""The kinds of sharing in which tasks or families have weights of the same shape."""
+SINGLE_LEVEL = {"ml_mmoe": "mmoe", "ple": "cgc"}
+READ_BY = {
+    "place": ("omoe", "mmoe", "ml_mmoe", "cgc"),
+    "experts": ("omoe", "mmoe", "ml_mmoe"),
+    "task_experts": ("cgc", "ple"),
+    "shared_experts": ("cgc", "ple"),
+    "levels": ("cross_stitch", "ml_mmoe", "ple"),
+    "uses": ("asymmetric",),
+    "width": ("asymmetric", "customized", "omoe", "mmoe", "cgc", "cross_stitch", "ml_mmoe", "ple"),
+}
+"""The kinds of sharing that read a setting."""
+
+
+class SharingConfig(Section):
+    """What lies between the encoder and the heads, and how much of it is a task's own (`pretrain.sharing`)."""
+
+    kind: Literal[
+        "hard", "asymmetric", "customized", "omoe", "mmoe", "cgc", "cross_stitch", "ml_mmoe", "ple"
+    ] = "hard"  # fmt: skip
+    place: Literal["top", "inside"] = "top"
+    """On top of the encoder, or experts in each of its last layers; then ml_mmoe is mmoe in two or more."""
+    layers: int = Field(1, ge=1)
+    """How many of the last layers; read where place=inside."""
+    width: int | None = Field(None, ge=1)
+    """Of the inner layer of an expert or a bottom; None: as wide as the encoder's states."""
+    experts: int = Field(4, ge=2)
+    """Of all tasks together: omoe, mmoe, ml_mmoe."""
+    task_experts: int = Field(1, ge=1)
+    """Of each task: cgc, ple."""
+    shared_experts: int = Field(1, ge=1)
+    """Of all tasks: cgc, ple."""
+    levels: int = Field(2, ge=1)
+    """Of ml_mmoe, ple and cross_stitch on top."""
+    uses: dict[Family, list[Family]] = {}
+    """Of asymmetric: whose bottoms a family reads beside its own, such as `{semantic-aware: [word-aware]}`."""
+    penalty: PenaltyConfig = PenaltyConfig()
+
+    @model_validator(mode="after")
+    def kind_fits(self) -> "SharingConfig":
+        for name, kinds in READ_BY.items():
+            if self.kind not in kinds and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"kind={self.kind} does not read {name}={getattr(self, name)}. Leave it out, or take one of: "
+                    f"{', '.join(kinds)}."
+                )
+        if self.place == "top":
+            if self.layers > 1:
+                raise ValueError(f"layers={self.layers} is read where place=inside. Leave it out, or set place=inside.")
+            if self.kind in SINGLE_LEVEL and self.levels == 1:
+                raise ValueError(f"{self.kind} with levels=1 is {SINGLE_LEVEL[self.kind]}. Set kind, or raise levels.")
+        elif (self.kind, self.layers > 1) in (("mmoe", True), ("ml_mmoe", False)):
+            other = "ml_mmoe" if self.kind == "mmoe" else "mmoe"
+            raise ValueError(f"{self.kind} inside with layers={self.layers} is {other}. Set kind, or change layers.")
+        for family, others in self.uses.items():
+            if family in others or len(set(others)) < len(others):
+                raise ValueError(
+                    f"uses: {family} reads its own bottom anyway, and others once. Got: {', '.join(others)}."
+                )
+        if self.penalty.kind != "none" and self.kind not in OF_ONES_OWN:
+            raise ValueError(
+                f"penalty.kind={self.penalty.kind} is about weights that tasks have of their own, and kind={self.kind} "
+                f"has none of one shape. Take one of: {', '.join(OF_ONES_OWN)}."
+            )
+        return self
+
+    def fit(self, layers: int) -> None:
+        """Raises ValueError where an encoder of so many layers has too few of them."""
+        if self.layers > layers:
+            raise ValueError(f"sharing.layers={self.layers}: the encoder has {layers} layers. Take at most as many.")
 
 
 class ScheduleConfig(Section):
@@ -193,6 +275,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     distill: DistillConfig | None = None
     """Train a student instead of a model of its own."""
+    sharing: SharingConfig = SharingConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -261,6 +344,28 @@ class Config(Section):
         if self.distill is not None:
             return "distill.teacher", self.distill.teacher
         return "model.prior", self.model.prior
+    @model_validator(mode="after")
+    def sharing_fits(self) -> "Config":
+        sharing, families = self.sharing, families_of(self.tasks)
+        if self.model.prior is None:
+            sharing.fit(self.model.layers)
+        if sharing.kind == "cross_stitch" and len(families) < 2:
+            raise ValueError(
+                f"sharing.kind=cross_stitch has a bottom per family, and all tasks are {families[0]}. "
+                "Add a task of another family, or take another kind."
+            )
+        for family, others in sharing.uses.items():
+            for name in (family, *others):
+                if name not in families:
+                    raise ValueError(
+                        f"sharing.uses: no task is {name}. The families of `tasks` are {', '.join(families)}."
+                    )
+        if sharing.penalty.kind != "none" and self.train.zero_stage == 3:
+            raise ValueError(
+                f"sharing.penalty.kind={sharing.penalty.kind} needs train.zero_stage=2 or less: it reads the weights "
+                "of all tasks at once, and under ZeRO 3 no rank has them."
+            )
+        return self
 
     def folder(self) -> Path:
         return Path("runs") / self.name
@@ -273,8 +378,7 @@ class Config(Section):
         """What the schedule adds stage by stage."""
         if self.schedule.over == "tasks":
             return [[task] for task in self.tasks]
-        families = dict.fromkeys(TASKS[task].family for task in self.tasks)
-        return [[task for task in self.tasks if TASKS[task].family == family] for family in families]
+        return [[task for task in self.tasks if TASKS[task].family == family] for family in families_of(self.tasks)]
 
 
 def one_of(name: str, known: Iterable[str], what: str) -> str:

@@ -25,7 +25,12 @@ from pretrain.train import load_finished
 
 
 def export(config: Config) -> Path:
-    """Write runs/<name>/export/ and return it. Raises ValueError where no stage is finished."""
+    """Write runs/<name>/export/ and return it. Raises ValueError where there is no stage that can be exported."""
+    if config.sharing.place == "inside":
+        raise ValueError(
+            f"sharing.place=inside: the encoder of {config.folder()} has experts in its layers, which no model of "
+            "transformers has, and without them it is one that nobody trained. Train with sharing.place=top to export."
+        )
     model, tasks, state = load_finished(config, last_finished(config))
     folder = config.folder() / "export"
     aside = config.folder() / "export.part"
@@ -53,6 +58,7 @@ def export(config: Config) -> Path:
                     "predicts": predicts(TASKS[task], manifest),
                     "labels": manifest["tasks"][task]["labels"],
                 }
+                | ({} if config.sharing.kind == "hard" else {"head_reads": dropped(config)})
                 for task in tasks
             },
             indent=1,
@@ -65,6 +71,14 @@ def export(config: Config) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     return folder
+
+
+def dropped(config: Config) -> str:
+    """What heads read in training and do not find in an export."""
+    return (
+        f"what sharing ({config.sharing.kind}) made of the encoder's states; that part is not exported, so a head "
+        "predicts worse here than the validation says"
+    )
 
 
 def save_tokenizer(path: Path, manifest: dict, form: Form, folder: Path) -> None:
@@ -147,6 +161,8 @@ def model_card(config: Config, manifest: dict, form: Form, state: dict) -> str:
         f"{form.note} The heads of the pre-training tasks are in task_heads.safetensors.",
         "",
     ]
+    if config.sharing.kind != "hard":
+        lines += [f"The encoder is whole, but every head, that of masked LM too, was trained on {dropped(config)}.", ""]
     return "\n".join(lines)
 
 

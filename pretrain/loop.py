@@ -46,6 +46,8 @@ class StepResult(NamedTuple):
     """Some rank wants to stop."""
     norm: torch.Tensor
     """Global norm of the gradient before clipping, left on the device."""
+    penalty: torch.Tensor | None = None
+    """What regularised sharing added to the loss, left on the device."""
     waited: float = 0
     """Seconds for which the loop waited for this step's batches."""
 
@@ -103,9 +105,12 @@ def optimizer_step(engine, batches: Sequence[Batch], rate: float, world: World, 
     trained = awake(batches[0].task, {task for task, count in targets.items() if count})
     targets |= {name: tokens for name in weights if name not in targets}
     losses = {name: torch.zeros((), device=world.device) for name in targets}
+    penalty = engine.module.regularise(trained)
     clear_gradients(engine)
-    for batch in batches:
+    for number, batch in enumerate(batches):
         total = torch.zeros((), device=world.device)
+        if penalty is not None and number == 0:  # once per step, and equal on all ranks: their mean is the penalty
+            total = total + penalty
         for name, loss in engine(batch).items():
             losses[name] += loss.detach()
             share = weights.get(name, 1) * world.size / max(targets[name], 1)
@@ -114,4 +119,5 @@ def optimizer_step(engine, batches: Sequence[Batch], rate: float, world: World, 
     for group in engine.optimizer.param_groups:
         group["lr"], group["idle"] = rate, group["name"] not in trained
     engine.step()
-    return StepResult(losses, targets, tokens, slots, stops > 0, gradient_norm(engine))
+    penalty = None if penalty is None else penalty.detach()
+    return StepResult(losses, targets, tokens, slots, stops > 0, gradient_norm(engine), penalty)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pretrain.guard import Guard
 from pretrain.model.model import Model
+from pretrain.sharing import owners
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Head
 
@@ -46,9 +47,10 @@ class RestingAdamW(torch.optim.AdamW):
 
 
 def parameter_groups(model: Model, weight_decay: float) -> list[dict]:
-    """Encoder with and without weight decay, the pooler, and each task's head and embedding; only matrices decay.
+    """Encoder with and without weight decay, the pooler, each task's head and embedding, and sharing by its owners.
 
-    All are idle until a step wakes them: ZeRO 3 begins with a step of its own, which must change nothing.
+    Only the encoder's matrices decay. All are idle until a step wakes them: ZeRO 3 begins with a step of its own, which
+    must change nothing.
     """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -64,6 +66,8 @@ def group_of(name: str, ndim: int) -> str:
         return "head." + name.split(".")[1]
     if name.startswith("encoder.embeddings.task_type_embeddings."):
         return "embedding." + name.rsplit(".", 1)[1]
+    if name.startswith("sharing."):
+        return owners.group_of(name)
     if name.startswith("encoder.pooler."):
         return "pooler"
     return "encoder" if ndim >= 2 else "encoder.no_decay"
@@ -72,6 +76,7 @@ def group_of(name: str, ndim: int) -> str:
 def awake(task: str, predicted: set[str]) -> set[str]:
     """The groups that a step of `task` trains, where `predicted` are the tasks with targets in it."""
     groups = {"encoder", "encoder.no_decay", f"embedding.{task}"} | {f"head.{name}" for name in predicted}
+    groups |= owners.awake(task, predicted)
     if any(TASKS[name].head is Head.SEQUENCE for name in predicted):
         groups.add("pooler")
     return groups

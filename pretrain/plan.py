@@ -20,6 +20,7 @@ from pretrain.config import Config
 from pretrain.deepspeed_config import in_bf16
 from pretrain.scale import NUMBER, TOKEN, Cluster, pace, passes
 from pretrain.schedule import Stage
+from pretrain.sharing.size import shared_parameters
 from pretrain.tasks import TASKS, discourse_relation, knowledge_masking
 from pretrain.tasks.spec import Head
 
@@ -66,6 +67,7 @@ class Parameters(NamedTuple):
     layers: int
     pooler: int
     heads: int
+    sharing: int = 0
 
     @property
     def encoder(self) -> int:
@@ -73,7 +75,7 @@ class Parameters(NamedTuple):
 
     @property
     def total(self) -> int:
-        return self.encoder + self.heads
+        return self.encoder + self.heads + self.sharing
 
 
 class Memory(NamedTuple):
@@ -96,6 +98,10 @@ def parameters(sizes: Sizes, classes: Mapping[str, int | None]) -> Parameters:
         pooler=hidden * hidden + hidden,
         heads=sum(masked_lm if n is None else hidden * n + n for n in classes.values()),
     )
+
+
+def with_sharing(config: Config, sizes: Sizes, count: Parameters) -> Parameters:
+    return count._replace(sharing=shared_parameters(config.sharing, config.tasks, sizes.hidden))
 
 
 def stage_tokens(stage: Stage, batch_size: int, max_length: int) -> int:
@@ -180,7 +186,7 @@ def plan(config: Config, ranks: int = 1, cluster: Cluster | None = None) -> Rend
     stages = config.stages()
     settings = config.corpus.settings()
     classes, unknown = count_classes(config)
-    count = parameters(sizes, classes)
+    count = with_sharing(config, sizes, parameters(sizes, classes))
     model = Table.grid(padding=(0, 2))
     origin = f"continues from {config.model.prior}" if config.model.prior else "from scratch"
     if config.distill is not None:
@@ -189,6 +195,9 @@ def plan(config: Config, ranks: int = 1, cluster: Cluster | None = None) -> Rend
     shape = f"{layers} × {sizes.hidden}, {sizes.heads} heads, {sizes.vocabulary:,} ids, {origin}"
     model.add_row("encoder", f"{human(count.encoder)} parameters: {shape}")
     model.add_row("heads", f"{human(count.heads)} parameters for {len(classes)} tasks")
+    if count.sharing:
+        kind, place = config.sharing.kind, "inside the encoder" if config.sharing.place == "inside" else "on top of it"
+        model.add_row("sharing", f"{human(count.sharing)} parameters: {kind} {place}; its FLOP are not counted below")
     for task in unknown:
         model.add_row("", f"without {task}: its classes are those of its files, known once the corpus is built")
     a_step = f"{config.train.batch_size} instances of up to {settings.max_length} tokens"
@@ -325,7 +334,8 @@ def planned_memory(config: Config, ranks: int) -> float:
     """Bytes of one rank, all parts together."""
     classes, _ = count_classes(config)
     sizes = read_sizes(config)
-    return sum(memory_of(config, sizes, parameters(sizes, classes).total, config.train.zero_stage, ranks))
+    count = with_sharing(config, sizes, parameters(sizes, classes))
+    return sum(memory_of(config, sizes, count.total, config.train.zero_stage, ranks))
 
 
 def memory_of(config: Config, sizes: Sizes, total: int, zero: int, ranks: int) -> Memory:
@@ -345,9 +355,9 @@ def checkpoint_bytes(total: int) -> int:
 
 def checkpoints_bytes(config: Config) -> int:
     """On disk at most, without `train.keep_every`: the checkpoints kept, one being written, the finished stages."""
-    classes, _ = count_classes(config)
+    (classes, _), sizes = count_classes(config), read_sizes(config)
     kept = config.train.keep_last + 1 + len(config.stages())
-    return kept * checkpoint_bytes(parameters(read_sizes(config), classes).total)
+    return kept * checkpoint_bytes(with_sharing(config, sizes, parameters(sizes, classes)).total)
 
 
 def bytes_to_write(config: Config) -> int:

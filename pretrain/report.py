@@ -98,7 +98,12 @@ class Report:
             return
         self.append(record)
         losses = {f"loss/{task}": loss for task, loss in record["loss"].items()}
-        self.to_wandb(record, STEP_KEYS, losses)
+        entropies = {
+            f"gate_entropy/{task}/level{number}": level["entropy"]
+            for task, levels in record.get("gates", {}).items()
+            for number, level in enumerate(levels, 1)
+        }
+        self.to_wandb(record, STEP_KEYS, losses | entropies)
         if record["stage"] != self.last.get("stage"):
             self.settle()
             self.losses = {}

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import ErnieConfig
 
 from corpus_tools.config import relations_of
@@ -49,6 +50,7 @@ from pretrain.run import (
     stopped_file,
     wanted_stages,
 )
+from pretrain.sharing.build import build_sharing, read_gates
 from pretrain.world import World, join
 
 READERS_ON_GPU = 4
@@ -151,7 +153,7 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
         report.resumed({**resumed, "num_steps": stage.total})
     steps = steps_of(config, number, read_sources(config, "train", list(stage.steps)), state, world)
     checkpoints = Checkpoints(folder / "checkpoints", config.train.keep_last, config.train.keep_every)
-    pace = Pace(config, number, last, state, steps, guard, report, world)
+    pace = Pace(config, number, last, state, steps, guard, report, world, model.sharing)
     first = state.step + 1
 
     def save() -> None:
@@ -324,7 +326,8 @@ def build_model(config: Config, tasks: Sequence[str], shape: ErnieConfig) -> Mod
     labels = {task: manifest["tasks"][task]["labels"] for task in tasks}
     if config.distill is not None:
         return Student(shape, labels, config.seed, config.distill)
-    return Model(shape, labels, config.seed)
+    sharing = build_sharing(config.sharing, config.tasks, shape, config.seed)
+    return Model(shape, labels, config.seed, sharing, config.sharing.penalty)
 
 
 def first_shape(config: Config, prior: Prior | None) -> ErnieConfig:
@@ -436,6 +439,8 @@ def summary(names: Sequence[str]) -> str:
             short[f"head of {parts[1]}"] = None
         elif "task_type_embeddings" in name:
             short[f"embedding of {parts[-1]}"] = None
+        elif parts[0] == "sharing":
+            short["sharing"] = None
         else:
             short[".".join(parts[1:3])] = None
     return ", ".join(short)
@@ -477,10 +482,11 @@ class Pace:
         guard: Guard,
         report: Report,
         world: World,
+        sharing: nn.Module,
     ):
         plan = config.stages()
         self.config, self.number, self.num_stages, self.total = config, number, len(plan), len(steps)
-        self.steps, self.guard, self.report, self.world = steps, guard, report, world
+        self.steps, self.guard, self.report, self.world, self.sharing = steps, guard, report, world, sharing
         self.left_after = sum(stage.total for stage in plan[number:last])
         self.planned = planned_memory(config, world.size)
         self.begun, self.first_step = time.monotonic(), state.step
@@ -509,6 +515,7 @@ class Pace:
         sums = self.world.sum([float(self.losses[name]) for name in targets])
         now = time.monotonic()
         seconds, pace = now - self.window_begun, (now - self.begun) / (state.step - self.first_step)
+        gates = read_gates(self.sharing, self.world)
         self.report.step({
             "kind": "step",
             "run_step": state.run_step,
@@ -528,6 +535,8 @@ class Pace:
             "memory_planned": self.planned,
             "seconds_left": pace * (self.total - state.step + self.left_after),
             "tokens": state.tokens,
+            **({"penalty": float(result.penalty)} if result.penalty is not None else {}),
+            **({"gates": gates} if gates else {}),
         })  # fmt: skip
         self.clear()
 

@@ -5,8 +5,8 @@ The encoder is transformers' `ErnieModel`: BERT plus an embedding of the task, a
 two savings (Lan et al. 2020, section 3.1), narrow embeddings and shared layers, are in the encoder's shape where set.
 """
 
-from collections.abc import Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Mapping, Sequence, Set
+from functools import partial
 from typing import cast
 
 import torch
@@ -17,11 +17,15 @@ from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.ernie.modeling_ernie import ErnieEmbeddings, ErnieLayer
 
-from pretrain.config import ModelConfig
+from pretrain.config import ModelConfig, PenaltyConfig
 from pretrain.data.batch import Batch, Layout
 from pretrain.model.attention import one_by_one
 from pretrain.model.dropout import replace_dropout
 from pretrain.model.prior import Prior, fit_types
+from pretrain.sharing.hard import Hard
+from pretrain.sharing.inside import Inside, Residual
+from pretrain.sharing.parts import drawn_from
+from pretrain.sharing.penalty import penalty
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Head
 
@@ -112,14 +116,22 @@ class MaskedLMHead(nn.Module):
 
 
 class Model(nn.Module):
-    """Encoder and heads. `labels` gives the classes of every task that has a head here."""
+    """Encoder, what the tasks share on top of it, heads. `labels` gives the classes of every task with a head here."""
 
     loss_weights: Mapping[str, float] = {}
     """Of the losses that do not count once. What is no task's is summed over all tokens."""
 
-    def __init__(self, config: ErnieConfig, labels: Mapping[str, Sequence[str] | None], seed: int):
+    def __init__(
+        self,
+        config: ErnieConfig,
+        labels: Mapping[str, Sequence[str] | None],
+        seed: int,
+        sharing: nn.Module | None = None,
+        penalty: PenaltyConfig | None = None,
+    ):
         super().__init__()
-        self.config, width = config, embedding_width(config)
+        self.config, self.penalty = config, penalty or PenaltyConfig()
+        width = embedding_width(config)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.encoder = ErnieModel(config)
@@ -130,9 +142,9 @@ class Model(nn.Module):
         self.encoder.embeddings.task_type_embeddings = TaskEmbeddings(torch.zeros(width), list(labels))  # type: ignore[assignment]
         self.heads = nn.ModuleDict()
         for task, classes in labels.items():
-            with torch.random.fork_rng():
-                torch.manual_seed(int.from_bytes(blake2b(f"{seed}/{task}".encode(), digest_size=7).digest(), "big"))
+            with drawn_from(f"{seed}/{task}"):
                 self.heads[task] = build_head(task, classes, config)
+        self.sharing = sharing or Hard()
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.last_layer = last_layer
         replace_dropout(self)
@@ -159,12 +171,19 @@ class Model(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of every task in the batch, summed over its targets."""
         hidden = self.encode(batch)
-        return {task: self.loss(task, hidden[where], labels) for task, (where, labels) in batch.targets.items()}
+        return {
+            task: self.loss(task, self.sharing(task, hidden[where]), labels)
+            for task, (where, labels) in batch.targets.items()
+        }
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Logits of every task in the batch, shape (targets, classes)."""
         hidden = self.encode(batch)
-        return {task: self.read(task, hidden[where]) for task, (where, _) in batch.targets.items()}
+        return {task: self.read(task, self.sharing(task, hidden[where])) for task, (where, _) in batch.targets.items()}
+
+    def regularise(self, awake: Set[str]) -> Tensor | None:
+        """What regularised sharing adds to the loss of a step that trains these groups; None: nothing."""
+        return penalty(self.sharing, self.penalty, awake)
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states of the slots that the batch reads, shape (reads, hidden)."""
@@ -178,9 +197,14 @@ class Model(nn.Module):
         if self.projection is not None:
             hidden = self.projection(hidden)
         *layers, last = self.layers
-        for layer in layers:
+        inside = self.sharing.residuals(batch.task) if isinstance(self.sharing, Inside) else []
+        plain = len(layers) + 1 - len(inside)
+        for layer in layers[:plain]:
             hidden = layer(hidden, layout=batch.layout, queries=batch.layout)
-        return self.last_layer(last, hidden, batch.read, batch.layout, batch.read_layout)[0]
+        for layer, residual in zip(layers[plain:], inside, strict=False):
+            hidden = last_layer(layer, hidden, slice(None), batch.layout, batch.layout, residual)
+        read = self.last_layer if not inside else partial(last_layer, residual=inside[-1])
+        return read(last, hidden, batch.read, batch.layout, batch.read_layout)[0]
 
     def loss(self, task: str, hidden: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of one task, summed over its targets, from the hidden states there."""
@@ -211,17 +235,27 @@ class Model(nn.Module):
         return cast(TaskEmbeddings, self.encoder.embeddings.task_type_embeddings)
 
 
-def last_layer(layer: ErnieLayer, hidden: Tensor, read: Tensor, layout: Layout, queries: Layout) -> Tensor:
-    """What a layer of the encoder gives at the slots that are read: nothing of the last one is computed for others."""
+def last_layer(
+    layer: ErnieLayer,
+    hidden: Tensor,
+    read: Tensor | slice,
+    layout: Layout,
+    queries: Layout,
+    residual: Residual | None = None,
+) -> Tensor:
+    """What a layer of the encoder gives at the slots that are read: nothing of the last one is computed for others.
+
+    `residual` makes what the feed-forward output is added to, where that is not the layer's own input to it.
+    """
     inner = layer.attention.self
     attend = ALL_ATTENTION_FUNCTIONS[inner.config._attn_implementation]
-    residual = hidden[:, read]
-    parts = inner.query(residual), inner.key(hidden), inner.value(hidden)
+    entering = hidden[:, read]
+    parts = inner.query(entering), inner.key(hidden), inner.value(hidden)
     query, key, value = (part.unflatten(-1, (-1, inner.attention_head_size)).transpose(1, 2) for part in parts)
     dropout = inner.dropout.p if layer.training else 0.0
     mixed, _ = attend(inner, query, key, value, None, inner.scaling, dropout, layout, queries)
-    attended = layer.attention.output(mixed.flatten(2), residual)
-    return layer.output(layer.intermediate(attended), attended)
+    attended = layer.attention.output(mixed.flatten(2), entering)
+    return layer.output(layer.intermediate(attended), attended if residual is None else residual(attended, queries))
 
 
 def build_head(task: str, classes: Sequence[str] | None, config: ErnieConfig) -> nn.Module:
@@ -267,7 +301,7 @@ def load_prior(model: Model, prior: Prior) -> tuple[list[str], list[str]]:
         if head is not None and name in prior.tensors:
             tensors[f"heads.{head}.{ours}"] = prior.tensors[name]
     place = dict(model.named_parameters())
-    optional = ("encoder.pooler.", "encoder.embeddings.task_type_embeddings.", "heads.")
+    optional = ("encoder.pooler.", "encoder.embeddings.task_type_embeddings.", "heads.", "sharing.")
     if missing := [name for name in place if name not in tensors and not name.startswith(optional)]:
         raise ValueError(
             f"prior weights: {len(missing)} parameters of the encoder are not in the checkpoint, {missing[0]} for one. "
