@@ -16,6 +16,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.ernie.modeling_ernie import ErnieLayer
 
+from pretrain.balancing.uncertainty import LogVariances
 from pretrain.config import ModelConfig
 from pretrain.data.batch import Batch, Layout
 from pretrain.model.attention import one_by_one
@@ -113,6 +114,8 @@ class Model(nn.Module):
             with torch.random.fork_rng():
                 torch.manual_seed(int.from_bytes(blake2b(f"{seed}/{task}".encode(), digest_size=7).digest(), "big"))
                 self.heads[task] = build_head(task, classes, config)
+        self.log_variances: LogVariances | None = None
+        """Where uncertainty weighs the tasks."""
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.last_layer = last_layer
         replace_dropout(self)
@@ -129,7 +132,8 @@ class Model(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of every task in the batch, summed over its targets."""
         hidden = self.encode(batch)
-        return {task: self.loss(task, hidden[where], labels) for task, (where, labels) in batch.targets.items()}
+        losses = {task: self.loss(task, hidden[where], labels) for task, (where, labels) in batch.targets.items()}
+        return losses if self.log_variances is None else self.log_variances(losses, batch.counts)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Logits of every task in the batch, shape (targets, classes)."""
@@ -167,6 +171,11 @@ class Model(nn.Module):
             assert pooler is not None
             hidden = pooler.activation(pooler.dense(hidden))
         return head(self.dropout(hidden))
+
+    @property
+    def last_shared(self) -> nn.Parameter:
+        """The last matrix that all tasks share."""
+        return cast(ErnieLayer, self.encoder.encoder.layer[-1]).output.dense.weight
 
     @property
     def task_embeddings(self) -> TaskEmbeddings:
