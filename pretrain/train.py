@@ -405,7 +405,7 @@ def load_weights(model: Model, folder: Path) -> list[str]:
         if name.startswith("encoder.embeddings.task_type_embeddings.rows."):
             place[name].copy_(model.task_embeddings.start)
     if model.log_variances is not None:
-        model.log_variances.join([task for task in model.log_variances if f"log_variances.{task}" in new])
+        model.log_variances.join([task for task in model.log_variances.s if f"log_variances.s.{task}" in new])
     return new
 
 
@@ -419,7 +419,7 @@ def summary(names: Sequence[str]) -> str:
         elif "task_type_embeddings" in name:
             short[f"embedding of {parts[-1]}"] = None
         elif parts[0] == "log_variances":
-            short[f"weight of {parts[1]}"] = None
+            short[f"weight of {parts[-1]}"] = None
         else:
             short[".".join(parts[1:3])] = None
     return ", ".join(short)

@@ -21,6 +21,7 @@ def step(run_step: int, stage: int = 1, **loss: float) -> dict:
     return {
         "kind": "step", "run_step": run_step, "stage": stage, "num_stages": 3, "step": run_step, "num_steps": 60,
         "task": "knowledge_masking", "loss": loss or {"knowledge_masking": 5.25}, "lr": 1e-4,
+        "weight": {"knowledge_masking": 1.0, "capitalization": 1.25}, "probe_seconds": 0.0,
         "tokens_per_second": 3210.0, "padding_share": 0.021, "wait_share": 0.004, "seconds_left": 3725.0,
         "gradient_norm": 0.5, "skipped": 0, "memory": 1.5e9, "memory_planned": 1e9,
     }  # fmt: skip

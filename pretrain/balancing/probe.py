@@ -24,7 +24,7 @@ class Probe:
         self.tasks = list(steps.reading.stage.steps)
 
     def gradients(self, run_step: int, step: int) -> dict[str, Tensor]:
-        """Of every task: the gradient of its mean loss with respect to the last matrix that all share, flat, in float64.
+        """Of every task: the gradient of its mean loss with respect to the last matrix that all share, flat, float64.
 
         It is that of the instances of all ranks together, as in a step. A task without a target, or without a finite
         gradient other than zero, is left out. Collective.

@@ -22,11 +22,12 @@ QUIET = 1e-3
 model."""
 
 
-class LogVariances(nn.ParameterDict):
+class LogVariances(nn.Module):
     """s of every task, shape (1,). Part of the model, so that DeepSpeed reduces its gradient like any other."""
 
     def __init__(self, tasks: Sequence[str], lr: float):
-        super().__init__({task: nn.Parameter(torch.zeros(1)) for task in tasks})
+        super().__init__()
+        self.s = nn.ParameterDict({task: nn.Parameter(torch.zeros(1)) for task in tasks})
         self.lr = lr
 
     def forward(self, losses: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
@@ -36,14 +37,14 @@ class LogVariances(nn.ParameterDict):
         a constant rate: held fast there, it would never leave.
         """
         return {
-            task: with_gradient(loss, objective(loss, self[task][0], counts[task])) for task, loss in losses.items()
+            task: with_gradient(loss, objective(loss, self.s[task][0], counts[task])) for task, loss in losses.items()
         }
 
     def join(self, tasks: Sequence[str]) -> None:
         """Tasks that are new begin with the mean weight of the others."""
-        if others := [weight_of(self[task].item()) for task in self if task not in tasks]:
+        if others := [weight_of(self.s[task].item()) for task in self.s if task not in tasks]:
             for task in tasks:
-                self[task].data.fill_(-log(fmean(others)))
+                self.s[task].data.fill_(-log(fmean(others)))
 
 
 def objective(loss: Tensor, s: Tensor, count: int) -> Tensor:
@@ -73,6 +74,6 @@ class Uncertainty(Balancer):
         return {task: weight_of(self.read(task)) for task in self.tasks}
 
     def read(self, task: str) -> float:
-        s = self.log_variances[task]
+        s = self.log_variances.s[task]
         with GatheredParameters([s]) if hasattr(s, "ds_id") else nullcontext():
             return s.item()

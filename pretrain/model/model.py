@@ -175,7 +175,7 @@ class Model(nn.Module):
     @property
     def last_shared(self) -> nn.Parameter:
         """The last matrix that all tasks share."""
-        return cast(ErnieLayer, self.encoder.encoder.layer[-1]).output.dense.weight
+        return cast(nn.Parameter, cast(ErnieLayer, self.encoder.encoder.layer[-1]).output.dense.weight)
 
     @property
     def task_embeddings(self) -> TaskEmbeddings:
