@@ -51,7 +51,7 @@ def weighting(config: BalancingConfig) -> Callable[[Tensor], Tensor]:
 
 
 def weigh(gradients: Mapping[str, Tensor], weighting: Callable[[Tensor], Tensor], seed: int) -> dict[str, float]:
-    """Nothing where no weights help all tasks. PCGrad draws the order of tasks from torch: here it follows from `seed`."""
+    """Nothing where no weights help all tasks. PCGrad draws the order of tasks from torch: here, by `seed`."""
     if not gradients:
         return {}
     rows = torch.stack(list(gradients.values()))

@@ -29,7 +29,7 @@ def built(config: Config, tasks: dict[str, int]):
 
 
 def balanced(folder: Path, home: str, configs: list[dict], tasks: dict[str, int]) -> list[dict]:
-    """Of every configuration: the weights before every step, their own parameters that a step moved, and the end."""
+    """Of every configuration: the weights after every step, which learnt ones that step moved, and how all ended."""
     os.chdir(home)
     return [trained(Config.model_validate(config), tasks) for config in configs]
 
@@ -37,6 +37,8 @@ def balanced(folder: Path, home: str, configs: list[dict], tasks: dict[str, int]
 def trained(config: Config, tasks: dict[str, int]) -> dict:
     engine, steps, state, world, guard = built(config, tasks)
     balancer = make_balancer(config, engine.module, steps, {}, world)
+    probe = Probe(engine.module, steps, config, world)
+    rows = torch.stack(list(probe.gradients(3, 0).values())) if config.train.zero_stage < 3 else torch.zeros(1, 1)
     before = get_weights(engine, keep=True)
     shown, moved, losses = [], [], []
 
@@ -58,14 +60,6 @@ def trained(config: Config, tasks: dict[str, int]) -> dict:
         "losses": losses,
         "end": {name: tensor.double().sum().item() for name, tensor in before.items()},
         "state": balancer.state(),
+        "gramian": (rows @ rows.T).tolist(),
         "positions": state.positions,
     }
-
-
-def probed(folder: Path, home: str, config: dict, tasks: dict[str, int]) -> dict:
-    """The gradients of a probe, in numbers that tell them apart."""
-    os.chdir(home)
-    parsed = Config.model_validate(config)
-    engine, steps, _, world, _ = built(parsed, tasks)
-    rows = torch.stack(list(Probe(engine.module, steps, parsed, world).gradients(3, 0).values()))
-    return {"gramian": (rows @ rows.T).tolist()}
