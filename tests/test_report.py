@@ -60,6 +60,16 @@ def test_every_record_is_a_line_of_json_and_a_line_on_a_plain_screen(config):
     assert "n=2 0.750" in third
 
 
+def test_weights_other_than_1_are_shown_beside_the_losses(config):
+    """The record's are 1 and 1.25."""
+    loss = {"knowledge_masking": 5.0, "capitalization": 0.4}
+    for console in (plain(), terminal(width=200)):
+        with Report(config, console=console) as report:
+            report.step(step(1, **loss))
+        shown = console.file.getvalue()
+        assert "knowledge_masking 5.000, capitalization 0.400 × 1.25" in shown and "× 1.00" not in shown
+
+
 def test_a_resumed_run_drops_what_lies_beyond_its_checkpoint(config):
     with Report(config, console=plain()) as report:
         for number in range(1, 8):

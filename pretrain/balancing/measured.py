@@ -14,7 +14,7 @@ from pretrain.world import World
 class Losses:
     """The mean loss of every task over the steps since it was last asked for.
 
-    Sums are in float64, in which those of float32 are exact: neither ranks nor a resume change a bit of them.
+    Sums are in float64, where those of float32 hardly ever round: neither ranks nor a resume change them.
     """
 
     def __init__(self, world: World, saved: Mapping[str, list[float]]):

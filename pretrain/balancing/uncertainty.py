@@ -18,8 +18,7 @@ from pretrain.balancing.balancer import Balancer
 LOWEST, HIGHEST = -2.0, 4.0
 """Bounds of s: weights from 0.018, for a loss of 27, to 7.4, for one of 0.07."""
 QUIET = 1e-3
-"""Factor of the gradient of s. AdamW does not mind, and the global norm, by which gradients are clipped, is that of the
-model."""
+"""Factor of the gradient of s. AdamW does not mind, and the norm by which gradients are clipped stays the model's."""
 
 
 class LogVariances(nn.Module):
