@@ -37,8 +37,13 @@ def balanced(folder: Path, home: str, configs: list[dict], tasks: dict[str, int]
 def trained(config: Config, tasks: dict[str, int]) -> dict:
     engine, steps, state, world, guard = built(config, tasks)
     balancer = make_balancer(config, engine.module, steps, {}, world)
-    probe = Probe(engine.module, steps, config, world)
-    rows = torch.stack(list(probe.gradients(3, 0).values())) if config.train.zero_stage < 3 else torch.zeros(1, 1)
+    gramian, predicted = [], {}
+    if config.balancing.probes:
+        probe = Probe(engine.module, steps, config, world)
+        rows = torch.stack(list(probe.gradients(3, 0).values()))
+        gramian = (rows @ rows.T).tolist()
+        found = {task: zip(*both, strict=True) for task, both in probe.predictions(3, 0).items()}
+        predicted = {task: sorted([int(label), int(guess)] for label, guess in pairs) for task, pairs in found.items()}
     before = get_weights(engine, keep=True)
     shown, moved, losses = [], [], []
 
@@ -60,6 +65,7 @@ def trained(config: Config, tasks: dict[str, int]) -> dict:
         "losses": losses,
         "end": {name: tensor.double().sum().item() for name, tensor in before.items()},
         "state": balancer.state(),
-        "gramian": (rows @ rows.T).tolist(),
+        "gramian": gramian,
+        "predicted": predicted,
         "positions": state.positions,
     }

@@ -275,12 +275,12 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_balanced_run_survives_kills_bit_for_bit(tiny, forwards, kind):  # noqa: F811
-    """In a probe too, and over the border of the stages; by its weights it is another run than the default."""
+    """In a probe too, and over the border of the stages; and its weights move."""
     settings = {"model": {"dropout": 0.1}, "train": {"micro_batch_size": 4, "checkpoint_every": 2, "lr": 1e-2}}
     whole = balancing(tiny, kind, "whole", **settings)
     run(whole)
     broken = balancing(tiny, kind, "broken", **settings)
-    for kill in (9, 26):
+    for kill in (9, 4, 26):  # after two steps, in the probe that is due after three, and later
         forwards["left"] = kill
         with pytest.raises(Killed):
             run(broken)
@@ -316,6 +316,16 @@ def test_a_task_that_joins_begins_with_the_mean_weight_of_the_others(tiny):
     first = records(config, "step")[8]
     rested = [task for task in ("sentence_reordering", "sentence_distance") if task not in first["loss"]]
     assert rested and all(first["weight"][task] == pytest.approx(fmean(old)) for task in rested)
+
+
+def test_learnt_weights_go_through_stages_under_zero_3(tiny):
+    """Where evaluation and checkpoints put the model together from its parts."""
+    plain, parts = balancing(tiny, "uncertainty", "plain"), balancing(tiny, "uncertainty", train={"zero_stage": 3})
+    for config in (plain, parts):
+        run(config)
+    learnt = [{n: s.item() for n, s in weights(c, 2).items() if n.startswith("log_variances")} for c in (plain, parts)]
+    assert len(learnt[0]) == 4 and all(learnt[0].values())
+    assert learnt[1] == pytest.approx(learnt[0], rel=1e-3)
 
 
 def test_the_default_keeps_and_carries_nothing(tiny):
@@ -363,7 +373,7 @@ def weigh_alike(tiny, tmp_path, zero_stages: dict[str, int]):
         for key in ("weights", "end", "state", "gramian"):
             assert first[key] == second[key], (kind, zero, key)
         one = ones[kind]
-        assert first["positions"] == one["positions"]
+        assert first["positions"] == one["positions"] and first["predicted"] == one["predicted"]
         for ours, theirs in zip(first["weights"], one["weights"], strict=True):
             assert ours == pytest.approx(theirs, rel=2e-3), (kind, zero)
         for ours, theirs in zip(first["losses"], one["losses"], strict=True):
