@@ -95,9 +95,9 @@ def refuse_changes(config: Config) -> None:
     if not path.exists() or not any(folder.glob("stage*")):
         return
     before, now = settings(yaml.safe_load(path.read_text())), settings(resolved(config))
-    default = settings(resolved(Config()))  # of a setting that did not exist yet
+    defaults = settings(resolved(Config()))  # of a setting that did not exist then
     for key in sorted(before.keys() | now.keys()):
-        was = before.get(key, default.get(key))
+        was = before.get(key, defaults.get(key))
         if was != now.get(key) and key not in FREE:
             raise ValueError(
                 f"{key} was {was!r} when {folder} was trained and is {now.get(key)!r} now. "

@@ -238,7 +238,7 @@ def load_prior(model: Model, prior: Prior) -> tuple[list[str], list[str]]:
         if head is not None and name in prior.tensors:
             tensors[f"heads.{head}.{ours}"] = prior.tensors[name]
     place = dict(model.named_parameters())
-    optional = ("encoder.pooler.", "encoder.embeddings.task_type_embeddings.", "heads.")
+    optional = ("encoder.pooler.", "encoder.embeddings.task_type_embeddings.", "heads.", "log_variances.")
     if missing := [name for name in place if name not in tensors and not name.startswith(optional)]:
         raise ValueError(
             f"prior weights: {len(missing)} parameters of the encoder are not in the checkpoint, {missing[0]} for one. "

@@ -15,7 +15,7 @@ from balancing_cases import built, trained
 from conftest import records
 from ranks import run_ranks
 from test_resume import Killed, forwards, losses  # noqa: F401
-from test_train import changed, run, same, weights
+from test_train import changed, ernie_checkpoint, run, same, weights, with_prior
 
 from pretrain.balancing import dtp, dwa, gradnorm, jacobian
 from pretrain.balancing.balancer import neutral, shared_out
@@ -316,6 +316,11 @@ def test_a_task_that_joins_begins_with_the_mean_weight_of_the_others(tiny):
     first = records(config, "step")[8]
     rested = [task for task in ("sentence_reordering", "sentence_distance") if task not in first["loss"]]
     assert rested and all(first["weight"][task] == pytest.approx(fmean(old)) for task in rested)
+
+
+def test_learnt_weights_begin_beside_prior_weights(tiny, tmp_path, capsys):
+    run(balancing(with_prior(tiny, ernie_checkpoint(tmp_path / "prior")), "uncertainty"), [1])
+    assert "weight of capitalization, weight of knowledge_masking" in capsys.readouterr().out
 
 
 def test_learnt_weights_go_through_stages_under_zero_3(tiny):
