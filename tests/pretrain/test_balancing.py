@@ -319,7 +319,7 @@ def test_a_task_that_joins_begins_with_the_mean_weight_of_the_others(tiny):
 
 
 def test_learnt_weights_begin_beside_prior_weights(tiny, tmp_path, capsys):
-    run(balancing(with_prior(tiny, ernie_checkpoint(tmp_path / "prior")), "uncertainty"), [1])
+    run(with_prior(balancing(tiny, "uncertainty"), ernie_checkpoint(tmp_path / "prior")), [1])
     assert "weight of capitalization, weight of knowledge_masking" in capsys.readouterr().out
 
 
