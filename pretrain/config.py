@@ -240,6 +240,60 @@ class TrainConfig(Section):
         return self
 
 
+BALANCING: dict[str, set[str]] = {
+    "fixed": {"weights"},
+    "uncertainty": {"lr"},
+    "dwa": {"window", "temperature"},
+    "dtp": {"probe_every", "smoothing", "gamma"},
+    "gradnorm": {"probe_every", "alpha", "lr"},
+    "upgrad": {"probe_every"},
+    "mgda": {"probe_every"},
+    "pcgrad": {"probe_every"},
+    "cagrad": {"probe_every", "c"},
+}
+"""Ways to weigh the losses of tasks against each other, and the settings that each reads."""
+
+
+class BalancingConfig(Section):
+    kind: str = "fixed"
+    """One of BALANCING; docs/multi_task.md says what each does."""
+    weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """fixed: factors of the tasks' losses, such as `{capitalization: 0.5}`; a task that is not named has 1."""
+    window: int = Field(200, ge=1)
+    """dwa: steps over which losses are averaged, and after which tasks are weighed anew."""
+    temperature: float = Field(2.0, gt=0, allow_inf_nan=False)
+    """dwa: the higher, the more even the weights."""
+    probe_every: int = Field(100, ge=1)
+    """Steps between probes: a batch of every task at the same weights, beside its feed."""
+    smoothing: float = Field(0.5, gt=0, le=1)
+    """dtp: the share of the newest probe in the moving mean of a task's skill."""
+    gamma: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """dtp: the higher, the less weight for tasks that are nearly learnt."""
+    alpha: float = Field(1.5, ge=0, allow_inf_nan=False)
+    """gradnorm: the higher, the more gradient for tasks that learn slower than the others."""
+    c: float = Field(0.5, ge=0, lt=1)
+    """cagrad: how far from the mean gradient, in parts of its length."""
+    lr: float = Field(0.025, gt=0, allow_inf_nan=False)
+    """uncertainty, gradnorm: learning rate of the weights' logarithms, without warm-up or decay."""
+
+    @field_validator("kind")
+    @classmethod
+    def known(cls, kind: str) -> str:
+        return one_of(kind, BALANCING, "balancing")
+
+    @model_validator(mode="after")
+    def all_is_read(self) -> "BalancingConfig":
+        for name, field in type(self).model_fields.items():
+            if name not in ("kind", *BALANCING[self.kind]) and getattr(self, name) != field.default:
+                readers = ", ".join(kind for kind, read in BALANCING.items() if name in read)
+                raise ValueError(f"{name}={getattr(self, name)} is not read by kind={self.kind}, but by {readers}.")
+        return self
+
+    @property
+    def probes(self) -> bool:
+        return "probe_every" in BALANCING[self.kind]
+
+
 class EvaluateConfig(Section):
     instances: int = Field(512, ge=1)
     """Validation instances per task."""
@@ -278,6 +332,7 @@ class Config(Section):
     sharing: SharingConfig = SharingConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
+    balancing: BalancingConfig = BalancingConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     log: LogConfig = LogConfig()
     launch: LaunchConfig = LaunchConfig()
@@ -338,12 +393,16 @@ class Config(Section):
                     f"model.{name}={getattr(self.model, name)} contradicts distill: the student begins with layers of "
                     f"{self.distill.teacher}. Leave model.{name} out."
                 )
+        for name, section in (("sharing", self.sharing), ("balancing", self.balancing)):
+            if section != type(section)():
+                raise ValueError(f"{name} is between tasks, and distill has one. Leave {name} out.")
 
     def origin(self) -> tuple[str, str | None]:
         """The setting that names the weights to begin with, and its value; None: from scratch."""
         if self.distill is not None:
             return "distill.teacher", self.distill.teacher
         return "model.prior", self.model.prior
+
     @model_validator(mode="after")
     def sharing_fits(self) -> "Config":
         sharing, families = self.sharing, families_of(self.tasks)
@@ -364,6 +423,18 @@ class Config(Section):
             raise ValueError(
                 f"sharing.penalty.kind={sharing.penalty.kind} needs train.zero_stage=2 or less: it reads the weights "
                 "of all tasks at once, and under ZeRO 3 no rank has them."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def balancing_fits(self) -> "Config":
+        for name in self.balancing.weights:
+            if one_of(name, TASKS, "task") not in self.tasks:
+                raise ValueError(f"balancing.weights: {name} is not in `tasks`. Add it there, or drop its weight.")
+        if self.balancing.probes and self.train.zero_stage == 3:
+            raise ValueError(
+                f"balancing.kind={self.balancing.kind} probes the model between steps, and under train.zero_stage=3 no "
+                "rank has it whole. Set train.zero_stage=2, or balancing.kind=fixed, uncertainty or dwa."
             )
         return self
 

@@ -1,12 +1,13 @@
 """The training loop. Everything it needs arrives built; `pretrain.train` assembles it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 
+from pretrain.balancing.balancer import NEUTRAL, Balancer
 from pretrain.data.batch import Batch
 from pretrain.data.steps import Steps, read_ahead
 from pretrain.engine import clear_gradients, gradient_norm
@@ -32,6 +33,8 @@ class State:
     """Per task: instances consumed by all ranks together."""
     norms: dict[str, list[float]] = field(default_factory=dict)
     """Per task: the last gradient norms, where spikes are guarded."""
+    balance: dict = field(default_factory=dict)
+    """What the method that weighs tasks remembers, as of the last checkpoint."""
 
 
 class StepResult(NamedTuple):
@@ -63,6 +66,7 @@ def train_stage(
     readers: int,
     after_step: Callable[[State, str, float, StepResult], None],
     stop_wanted: Callable[[], bool],
+    balancer: Balancer = NEUTRAL,
 ) -> bool:
     """Run the steps of a stage from `state` on; False where it was asked to stop before the end.
 
@@ -75,33 +79,42 @@ def train_stage(
         batches = [batch.to(world.device) for batch in next(feed)]
         waited = time.perf_counter() - begun
         share = steps.share(state.step)
+        balancer.prepare(state.run_step, state.step)
         torch.manual_seed(seed + 1_000_003 * state.run_step + world.rank)
         rate = rate_after(state)
         guard.prepare(share.task)
-        result = optimizer_step(engine, batches, rate, world, stop_wanted())
+        result = optimizer_step(engine, batches, rate, world, stop_wanted(), balancer.weights)
         state.positions[share.task] = share.position + share.size
         state.step += 1
         state.run_step += 1
         state.tokens += result.tokens
         guard.remember(state.run_step, share, result.norm)
+        balancer.remember(result.losses, result.targets, result.norm)
         after_step(state, share.task, rate, result._replace(waited=waited))
         if result.stop:
             return state.step == total
     return True
 
 
-def optimizer_step(engine, batches: Sequence[Batch], rate: float, world: World, stop: bool = False) -> StepResult:
+def optimizer_step(
+    engine,
+    batches: Sequence[Batch],
+    rate: float,
+    world: World,
+    stop: bool = False,
+    weights: Mapping[str, float] = NEUTRAL.weights,
+) -> StepResult:
     """One optimizer update on one task, the same task on every rank.
 
     Each task's loss is its sum over targets ÷ the number of its targets on all ranks, however they were cut into ranks
-    and micro-batches. DeepSpeed averages gradients over ranks, hence the factor `world.size`.
+    and micro-batches, times the weight of the task. DeepSpeed averages gradients over ranks, hence `world.size`.
     """
     tasks = list(batches[0].counts)
     local = [sum(batch.counts[task] for batch in batches) for task in tasks]
     tokens, slots = sum(batch.num_tokens for batch in batches), sum(len(batch.ids) for batch in batches)
     *counts, tokens, slots, stops = map(int, world.sum([*local, tokens, slots, stop]))
     targets = dict(zip(tasks, counts, strict=True))
-    weights = engine.module.loss_weights
+    weights = {**engine.module.loss_weights, **weights}
     trained = awake(batches[0].task, {task for task, count in targets.items() if count})
     targets |= {name: tokens for name in weights if name not in targets}
     losses = {name: torch.zeros((), device=world.device) for name in targets}
@@ -117,7 +130,7 @@ def optimizer_step(engine, batches: Sequence[Batch], rate: float, world: World, 
             total = total + loss * share  # no target: a loss of zero, a group at rest
         engine.backward(total)
     for group in engine.optimizer.param_groups:
-        group["lr"], group["idle"] = rate, group["name"] not in trained
+        group["lr"], group["idle"] = group.get("own_lr", rate), group["name"] not in trained
     engine.step()
     penalty = None if penalty is None else penalty.detach()
     return StepResult(losses, targets, tokens, slots, stops > 0, gradient_norm(engine), penalty)

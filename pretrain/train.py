@@ -20,6 +20,9 @@ from transformers import ErnieConfig
 from corpus_tools.config import relations_of
 from corpus_tools.shards import Instances, read_manifest
 from corpus_tools.tokenizer import fingerprint, vocabulary
+from pretrain.balancing.balancer import Balancer
+from pretrain.balancing.make import make_balancer, refuse_absent
+from pretrain.balancing.uncertainty import LogVariances
 from pretrain.checkpoint import Checkpoints, circumstances, damaged, newest_whole, read_about, take_snapshot, write
 from pretrain.config import Config, resolved
 from pretrain.data.batch import Source
@@ -65,6 +68,7 @@ def train(config: Config, stages: Sequence[int] | None, report: Report, typed: T
     Raises ValueError for a mistake, ConnectionError where ranks of other hosts are lost or leave.
     """
     wanted = wanted_stages(config, stages, typed)
+    refuse_absent(config.balancing)
     world = join(config.launch.first_timeout)
     report.log(f"rank {world.rank} of {world.size} on {world.hosts[world.rank]}, {world.device}")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -153,11 +157,13 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
         report.resumed({**resumed, "num_steps": stage.total})
     steps = steps_of(config, number, read_sources(config, "train", list(stage.steps)), state, world)
     checkpoints = Checkpoints(folder / "checkpoints", config.train.keep_last, config.train.keep_every)
-    pace = Pace(config, number, last, state, steps, guard, report, world, model.sharing)
+    balancer = make_balancer(config, engine.module, steps, state.balance, world)
+    pace = Pace(config, number, last, state, steps, guard, balancer, report, world, model.sharing)
     first = state.step + 1
 
     def save() -> None:
         pace.note_skipped(state)
+        state.balance = balancer.state()
         snapshot = take_snapshot(engine, state, manifest, config, world)
         if world.main:
             checkpoints.save(snapshot)
@@ -189,8 +195,9 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
         readers = READERS_ON_GPU if world.device.type == "cuda" else 0
     try:
         done = train_stage(
-            engine, steps, state, rate_of(config, number), config.seed, world, guard, readers, after_step, stop_wanted
-        )
+            engine, steps, state, rate_of(config, number), config.seed, world, guard, readers, after_step, stop_wanted,
+            balancer,
+        )  # fmt: skip
         world.wait_at_most(config.launch.first_timeout)
         if not done:
             save()
@@ -199,6 +206,7 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
     if done:
         pace.note_skipped(state)
         measure()
+        state.balance = balancer.state()
         snapshot = take_snapshot(engine, state, manifest, config, world)
         if world.main:
             write(folder, snapshot)
@@ -327,7 +335,10 @@ def build_model(config: Config, tasks: Sequence[str], shape: ErnieConfig) -> Mod
     if config.distill is not None:
         return Student(shape, labels, config.seed, config.distill)
     sharing = build_sharing(config.sharing, config.tasks, shape, config.seed)
-    return Model(shape, labels, config.seed, sharing, config.sharing.penalty)
+    model = Model(shape, labels, config.seed, sharing, config.sharing.penalty)
+    if config.balancing.kind == "uncertainty":
+        model.log_variances = LogVariances(tasks, config.balancing.lr)
+    return model
 
 
 def first_shape(config: Config, prior: Prior | None) -> ErnieConfig:
@@ -427,6 +438,8 @@ def load_weights(model: Model, folder: Path) -> list[str]:
     for name in new:
         if name.startswith("encoder.embeddings.task_type_embeddings.rows."):
             place[name].copy_(model.task_embeddings.start)
+    if model.log_variances is not None:
+        model.log_variances.join([task for task in model.log_variances.s if f"log_variances.s.{task}" in new])
     return new
 
 
@@ -441,6 +454,8 @@ def summary(names: Sequence[str]) -> str:
             short[f"embedding of {parts[-1]}"] = None
         elif parts[0] == "sharing":
             short["sharing"] = None
+        elif parts[0] == "log_variances":
+            short[f"weight of {parts[-1]}"] = None
         else:
             short[".".join(parts[1:3])] = None
     return ", ".join(short)
@@ -480,13 +495,15 @@ class Pace:
         state: State,
         steps: Steps,
         guard: Guard,
+        balancer: Balancer,
         report: Report,
         world: World,
         sharing: nn.Module,
     ):
         plan = config.stages()
         self.config, self.number, self.num_stages, self.total = config, number, len(plan), len(steps)
-        self.steps, self.guard, self.report, self.world, self.sharing = steps, guard, report, world, sharing
+        self.steps, self.guard, self.balancer, self.report = steps, guard, balancer, report
+        self.world, self.sharing = world, sharing
         self.left_after = sum(stage.total for stage in plan[number:last])
         self.planned = planned_memory(config, world.size)
         self.begun, self.first_step = time.monotonic(), state.step
@@ -498,6 +515,7 @@ class Pace:
         self.targets: dict[str, torch.Tensor] = {}
         self.tokens = self.slots = 0
         self.waited = 0.0
+        self.balancer.seconds = 0.0
 
     def step(self, state: State, task: str, rate: float, result: StepResult) -> None:
         taken = result.norm.isfinite()
@@ -525,6 +543,8 @@ class Pace:
             "num_steps": self.total,
             "task": task,
             "loss": {name: loss / targets[name] for name, loss in zip(targets, sums, strict=True)},
+            "weight": self.balancer.shown(),
+            "probe_seconds": self.balancer.seconds,
             "gradient_norm": float(result.norm) if taken else None,
             "skipped": state.skipped,
             "lr": rate,

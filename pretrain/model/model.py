@@ -17,6 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.ernie.modeling_ernie import ErnieEmbeddings, ErnieLayer
 
+from pretrain.balancing.uncertainty import LogVariances
 from pretrain.config import ModelConfig, PenaltyConfig
 from pretrain.data.batch import Batch, Layout
 from pretrain.model.attention import one_by_one
@@ -145,6 +146,8 @@ class Model(nn.Module):
             with drawn_from(f"{seed}/{task}"):
                 self.heads[task] = build_head(task, classes, config)
         self.sharing = sharing or Hard()
+        self.log_variances: LogVariances | None = None
+        """Where uncertainty weighs the tasks."""
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.last_layer = last_layer
         replace_dropout(self)
@@ -171,10 +174,11 @@ class Model(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of every task in the batch, summed over its targets."""
         hidden = self.encode(batch)
-        return {
+        losses = {
             task: self.loss(task, self.sharing(task, hidden[where]), labels)
             for task, (where, labels) in batch.targets.items()
         }
+        return losses if self.log_variances is None else self.log_variances(losses, batch.counts)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Logits of every task in the batch, shape (targets, classes)."""
@@ -229,6 +233,11 @@ class Model(nn.Module):
         """In the order in which they are computed; where weights are shared, one layer as often as there are layers."""
         own = cast(list[ErnieLayer], list(self.encoder.encoder.layer))
         return own * (self.config.num_hidden_layers // len(own))
+
+    @property
+    def last_shared(self) -> nn.Parameter:
+        """The last matrix of the encoder, which all tasks share whatever lies on top of it or beside it."""
+        return cast(nn.Parameter, self.layers[-1].output.dense.weight)
 
     @property
     def task_embeddings(self) -> TaskEmbeddings:
@@ -301,7 +310,9 @@ def load_prior(model: Model, prior: Prior) -> tuple[list[str], list[str]]:
         if head is not None and name in prior.tensors:
             tensors[f"heads.{head}.{ours}"] = prior.tensors[name]
     place = dict(model.named_parameters())
-    optional = ("encoder.pooler.", "encoder.embeddings.task_type_embeddings.", "heads.", "sharing.")
+    optional = (
+        "encoder.pooler.", "encoder.embeddings.task_type_embeddings.", "heads.", "sharing.", "log_variances.",
+    )  # fmt: skip
     if missing := [name for name in place if name not in tensors and not name.startswith(optional)]:
         raise ValueError(
             f"prior weights: {len(missing)} parameters of the encoder are not in the checkpoint, {missing[0]} for one. "
