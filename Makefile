@@ -62,7 +62,7 @@ export: setup ## the last finished stage as a Hugging Face checkpoint
 	@$(CUMUL) export $(CONFIG) $(ARGS)
 
 test: extras ## the tests, but not those that take minutes
-	@.venv/bin/python -m pytest --quiet
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest --quiet --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-all: extras ## all tests
 	@.venv/bin/python -m pytest --quiet -m ''

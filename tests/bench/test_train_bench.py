@@ -56,6 +56,7 @@ def test_peaks_are_flops():
     assert 1e8 < measured_peak(threads=1, size=256, rounds=2) < 1e13
 
 
+@pytest.mark.slow
 def test_a_tiny_run_ends_in_one_json_object(tmp_path):
     pytest.importorskip("accelerate", reason="Hugging Face's Trainer needs accelerate: make extras")
     write_jsonl(tmp_path / "docs.jsonl", [english(f"doc {n}") for n in range(60)])

@@ -33,6 +33,7 @@ def built(name: str, **settings) -> tuple[dict[str, bytes], dict]:
     return shards(config.folder()), manifest
 
 
+@pytest.mark.slow
 def test_ray_builds_the_same_corpus(folder):
     ray = pytest.importorskip("ray", reason="ray is not installed (make extras)")
     sources = write(folder)

@@ -95,8 +95,13 @@ def write_corpus(config: CorpusConfig, documents: int = 40) -> None:
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch) -> Config:
-    """A configuration whose corpus is built, in a folder of its own: two layers, four tasks, two stages."""
+    """A configuration whose corpus is built, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
+    return make_tiny()
+
+
+def make_tiny() -> Config:
+    """Two layers, four tasks, two stages; the corpus is written below the working folder."""
     config = Config.model_validate({
         "name": "tiny",
         "tasks": TASK_NAMES,

@@ -1,6 +1,7 @@
 """What DeepSpeed is asked to promise: the same run on any number of ranks, micro-batches and ZeRO stages."""
 
 import pytest
+from conftest import make_tiny
 from ranks import run_ranks
 
 from pretrain.config import TrainConfig
@@ -29,9 +30,12 @@ def assert_same_run(one, other):
     assert one["weights"] == pytest.approx(other["weights"], rel=1e-3, abs=2e-3)
 
 
-@pytest.fixture
-def one_rank(tiny, tmp_path):
-    return train(tiny, tmp_path, 1)[1][0]
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one_rank")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return train(make_tiny(), folder, 1)[1][0]
 
 
 @pytest.mark.parametrize(("size", "settings"), [(2, {}), (3, {"micro_batch_size": 2, "zero_stage": 2})])
@@ -46,7 +50,7 @@ def test_uneven_micro_batches_equal_one_batch(tiny, tmp_path, one_rank):
     assert_same_run(one_rank, train(tiny, tmp_path, 1, micro_batch_size=3)[1][0])
 
 
-@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+@pytest.mark.parametrize("zero_stage", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
 def test_zero_equals_plain(tiny, tmp_path, one_rank, zero_stage):
     _, (first, second) = train(tiny, tmp_path, 2, zero_stage=zero_stage, micro_batch_size=2)
     assert first["weights"] == second["weights"]
@@ -85,7 +89,7 @@ def test_under_zero_3_layers_may_be_compiled_or_computed_twice(tiny, tmp_path, o
     assert_same_run(one_rank, first)
 
 
-@pytest.mark.parametrize(("size", "zero_stage"), [(1, 0), (2, 1), (2, 3)])
+@pytest.mark.parametrize(("size", "zero_stage"), [(1, 0), pytest.param(2, 1, marks=pytest.mark.slow), (2, 3)])
 def test_an_idle_head_does_not_move_by_one_bit(tiny, tmp_path, size, zero_stage):
     steps = {"knowledge_masking": 3, "capitalization": 2, "sentence_distance": 2}
     _, (run, *_) = train(tiny, tmp_path, size, steps, zero_stage=zero_stage, companions=["capitalization"])
@@ -98,7 +102,7 @@ def test_an_idle_head_does_not_move_by_one_bit(tiny, tmp_path, size, zero_stage)
         assert any("pooler" in name for name in moved) == (task == "sentence_distance")
 
 
-@pytest.mark.parametrize(("size", "zero_stage"), [(1, 0), (2, 1), (2, 3)])
+@pytest.mark.parametrize(("size", "zero_stage"), [(1, 0), pytest.param(2, 1, marks=pytest.mark.slow), (2, 3)])
 def test_moments_are_carried_by_name_over_ranks_and_zero_stages(tiny, tmp_path, size, zero_stage):
     _, (source, *_) = train(tiny, tmp_path, 1, known=TASKS[:1], steps={"knowledge_masking": 2})
     kept = next(tmp_path.glob("1-*/moments-1-0.pt"))

@@ -175,7 +175,7 @@ def test_wandb_is_told_of_a_resume_in_the_same_run(tiny, monkeypatch):
     assert sum(b"resumed_from_step" in log.read_bytes() for log in logs) == 1
 
 
-@pytest.mark.parametrize(("before", "after"), [((2, 3), (1, 0)), ((1, 0), (2, 2))])
+@pytest.mark.parametrize(("before", "after"), [((2, 3), (1, 0)), pytest.param((1, 0), (2, 2), marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_other_ranks_and_another_zero_stage(tiny, tmp_path, before, after):
     whole = changed(tiny, name="whole")
     run(whole)
