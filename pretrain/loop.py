@@ -114,9 +114,9 @@ def optimizer_step(
     tokens, slots = sum(batch.num_tokens for batch in batches), sum(len(batch.ids) for batch in batches)
     *counts, tokens, slots, stops = map(int, world.sum([*local, tokens, slots, stop]))
     targets = dict(zip(tasks, counts, strict=True))
-    weights = {**engine.module.loss_weights, **weights}
     trained = awake(batches[0].task, {task for task, count in targets.items() if count})
-    targets |= {name: tokens for name in weights if name not in targets}
+    own = engine.module.loss_weights
+    targets |= {name: tokens for name in own if name not in targets}
     losses = {name: torch.zeros((), device=world.device) for name in targets}
     penalty = engine.module.regularise(trained)
     clear_gradients(engine)
@@ -126,7 +126,7 @@ def optimizer_step(
             total = total + penalty
         for name, loss in engine(batch).items():
             losses[name] += loss.detach()
-            share = weights.get(name, 1) * world.size / max(targets[name], 1)
+            share = own.get(name, 1) * weights.get(name, 1) * world.size / max(targets[name], 1)
             total = total + loss * share  # no target: a loss of zero, a group at rest
         engine.backward(total)
     for group in engine.optimizer.param_groups:

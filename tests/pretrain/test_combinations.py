@@ -18,9 +18,9 @@ TOGETHER = {
         "balancing": {"kind": "gradnorm", "probe_every": 3},
         "model": {"share_layers": True, "embedding": 16},
     },
-    "cross-stitch with a penalty on narrow embeddings, dtp": {
+    "cross-stitch with a penalty on narrow embeddings, dwa": {
         "sharing": {"kind": "cross_stitch", "penalty": {"kind": "mean"}},
-        "balancing": {"kind": "dtp", "probe_every": 3},
+        "balancing": {"kind": "dwa", "window": 3},
         "model": {"embedding": 16},
     },
 }
