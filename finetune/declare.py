@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -13,6 +13,9 @@ from pretrain.config import Plain, one_of, refuse_unknown
 
 Kind = Literal["single", "pair", "similarity", "tokens", "ranking", "minimal_pairs"]
 Split = Literal["train", "dev", "test"]
+Mixing = Literal["proportional", "annealed", "uniform"]
+TOGETHER = "together"
+"""The entry of a suite that is no task, but says how its tasks are learnt together."""
 
 
 class Shape(NamedTuple):
@@ -72,6 +75,36 @@ class Limit(Section):
     test: int | None = Field(None, ge=1)
 
 
+class San(Section):
+    """The stochastic answer network in place of the linear head of a pair task: finetune.san."""
+
+    steps: int = Field(5, ge=1)
+    """Predictions, one after another, whose probabilities are averaged."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of the predictions that training leaves out."""
+
+
+class Together(Section):
+    """How one encoder learns all tasks of a suite at once. The defaults are MT-DNN's (Liu et al. 2019, section 4.2)."""
+
+    mixing: Mixing = "proportional"
+    """How often each task has its turn: finetune.mixing."""
+    epochs: int = Field(5, ge=1)
+    """An epoch has as many steps as all tasks have batches."""
+    lr: float = Field(5e-5, gt=0)
+    batch_size: int = Field(32, ge=1)
+    """Examples in a step, whichever task; of a ranking, whose queries have many texts each, its own batch_size."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """As a task's."""
+    weight_decay: float = Field(0.01, ge=0)
+
+    @model_validator(mode="after")
+    def can_anneal(self) -> "Together":
+        if self.mixing == "annealed" and self.epochs < 2:
+            raise ValueError("mixing=annealed goes from epoch to epoch: set together.epochs to 2 or more")
+        return self
+
+
 class Task(Section):
     kind: Kind
     text: list[str]
@@ -96,6 +129,8 @@ class Task(Section):
     warmup: float = Field(0.1, ge=0, lt=1)
     """Share of the steps in which the learning rate rises; then it falls linearly to 0."""
     weight_decay: float = Field(0.01, ge=0)
+    san: San | None = None
+    """pair: this head. None: a linear one."""
     files: Files | None = None
     hub: Hub | None = None
     limit: Limit = Limit()
@@ -126,6 +161,8 @@ class Task(Section):
             raise ValueError("range is [lowest, highest]")
         if self.classes is not None and (self.kind not in ("single", "pair") or len(set(self.classes)) < 2):
             raise ValueError("classes are two names or more, of a task of kind single or pair")
+        if self.san is not None and self.kind != "pair":
+            raise ValueError("san is a head for kind pair")
         if self.group is not None and self.kind != "minimal_pairs":
             raise ValueError("group is for minimal_pairs")
         if self.files is None and self.hub is None:
@@ -141,21 +178,34 @@ class Task(Section):
 
 
 Suite = Mapping[str, Task]
+Declared = TypeVar("Declared", bound=Section)
 
 
 def load_suite(path: Path, overrides: Sequence[str] = ()) -> dict[str, Task]:
     """Read YAML and apply `TASK.KEY=VALUE`. Raises ValueError in one line, naming the setting and the fix."""
+    tree = read_tree(path, overrides)
+    return {str(name): declared(str(name), task) for name, task in tree.items() if name != TOGETHER}
+
+
+def load_together(path: Path, overrides: Sequence[str] = ()) -> Together:
+    """The suite's entry `together`, or the defaults, with `together.KEY=VALUE` applied. Raises as load_suite."""
+    return validated(TOGETHER, read_tree(path, overrides)[TOGETHER], Together)
+
+
+def read_tree(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"no suite {path}")
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Plain)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict) or not tree or not all(isinstance(task, dict) for task in tree.values()):
+    declares = isinstance(tree, dict) and tree.keys() - {TOGETHER}
+    if not declares or not all(isinstance(task, dict) for task in tree.values()):
         raise ValueError(f"{path} must hold `TASK: {{kind: …, text: […], …}}` for every task")
+    tree = {TOGETHER: {}} | tree
     for override in overrides:
         override_one(tree, override)
-    return {str(name): declared(str(name), task) for name, task in tree.items()}
+    return tree
 
 
 def override_one(tree: dict[str, Any], override: str) -> None:
@@ -177,14 +227,18 @@ def override_one(tree: dict[str, Any], override: str) -> None:
 def declared(name: str, tree: dict[str, Any]) -> Task:
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise ValueError(f"task {name!r} names a folder: use letters, digits, _, - and .")
-    refuse_unknown({key: value for key, value in tree.items() if key not in SECTIONS}, Task, f"{name}.")
     for key, section in SECTIONS.items():
         if tree.get(key) is not None:
             if not isinstance(tree[key], dict):
                 raise ValueError(f"{name}.{key} is a section: write {name}.{key}.KEY=value")
             refuse_unknown(tree[key], section, f"{name}.{key}.")
+    return validated(name, tree, Task)
+
+
+def validated(name: str, tree: dict[str, Any], section: type[Declared]) -> Declared:
+    refuse_unknown({key: value for key, value in tree.items() if key not in SECTIONS}, section, f"{name}.")
     try:
-        return Task.model_validate(tree)
+        return section.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, (name, *first["loc"])))
@@ -192,4 +246,4 @@ def declared(name: str, tree: dict[str, Any]) -> Task:
         raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}{given}") from None
 
 
-SECTIONS: dict[str, type[Section]] = {"files": Files, "hub": Hub, "limit": Limit}
+SECTIONS: dict[str, type[Section]] = {"files": Files, "hub": Hub, "limit": Limit, "san": San}

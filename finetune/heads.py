@@ -4,32 +4,66 @@ Apart from the training itself, so that tasks with different heads can share an 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from finetune.checkpoint import load_model
 from finetune.declare import Task
 from finetune.read import Example
+from finetune.san import AnswerNetwork
 
 IGNORED = -100
 """The label of a piece that nothing is learnt from."""
-BESIDE = ("labels", "first")
+BESIDE = ("labels", "first", "parts")
 """What a feature holds that is no input of the encoder."""
 Feature = dict[str, Any]
+Model = PreTrainedModel | AnswerNetwork
 
 
-def head_of(task: Task, classes: Sequence[str]) -> tuple[Any, int]:
-    """Hugging Face's class with the head, and the number of its outputs."""
-    auto = AutoModelForTokenClassification if task.kind == "tokens" else AutoModelForSequenceClassification
-    return auto, len(classes) or 1
+def model_of(task: Task, classes: Sequence[str], folder: Path) -> tuple[Model, list[str]]:
+    """The checkpoint's encoder under the task's head, and which parameters are new. Raises ValueError as load_model."""
+    plain = task.kind == "tokens" or task.san is not None
+    auto = AutoModelForTokenClassification if plain else AutoModelForSequenceClassification
+    model, new = load_model(auto, folder, num_labels=len(classes) or 1)
+    if task.san is None:
+        return model, new
+    network = AnswerNetwork(encoder_of(model), len(classes), task.san)
+    return network, sorted(head_of(network))
+
+
+def head_of(model: Model) -> dict[str, torch.Tensor]:
+    """The weights that are not the encoder's."""
+    inside = f"{model.base_model_prefix}."
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(inside)}
+
+
+def encoder_of(model: Model) -> PreTrainedModel:
+    return getattr(model, model.base_model_prefix)
+
+
+def share_encoder(models: Sequence[Model]) -> PreTrainedModel:
+    """Put all heads on one encoder: that of the first that pools, since some heads need it, or else the first."""
+    encoders = [encoder_of(model) for model in models]
+    encoder = next((one for one in encoders if getattr(one, "pooler", None) is not None), encoders[0])
+    for model in models:
+        setattr(model, model.base_model_prefix, encoder)
+    return encoder
 
 
 def encode(
     task: Task, examples: Sequence[Example], classes: Sequence[str], tokenizer: PreTrainedTokenizerBase, length: int
 ) -> list[Feature]:
-    """Every example as ids, cut to `length`, and `labels`; a query as several runs of ids (a list of lists)."""
+    """Every example as ids, cut to `length`, and `labels`; a query as several runs of ids (a list of lists); for the
+    answer network also `parts`: which text a token is of."""
     number = {name: index for index, name in enumerate(classes)}
     if task.kind == "tokens":
         encoded = [
@@ -54,10 +88,14 @@ def encode(
         labels = [(item.label - low) / (high - low) for item in examples]
     else:
         labels = [number[item.label] for item in examples]
-    return [
+    features = [
         {name: values[index] for name, values in batch.items()} | {"labels": label}
         for index, label in enumerate(labels)
     ]
+    if task.san is not None:
+        for index, feature in enumerate(features):
+            feature["parts"] = [0 if text is None else text + 1 for text in batch.sequence_ids(index)]
+    return features
 
 
 def tagged(words: Sequence[int | None], labels: Sequence[int]) -> Feature:
@@ -96,6 +134,8 @@ class Collate:
             batch["labels"] = padded(labels, float("nan"), max(map(len, labels)), torch.float)
         else:
             batch["labels"] = torch.tensor(labels, dtype=torch.float if self.task.kind == "similarity" else torch.long)
+        if self.task.san is not None:
+            batch["parts"] = padded([f["parts"] for f in features], 0, batch["input_ids"].shape[1], torch.long)
         return batch
 
 

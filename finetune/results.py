@@ -39,6 +39,7 @@ class Result(Section):
     """The metric on dev after each epoch."""
     best_epoch: int | None
     seconds: float
+    """Of training and scoring; of what was learnt together, all tasks'."""
     classes: list[str]
     labels: list[Any]
     """Of every example: the number of the class, score, tags, grades of a query's texts; minimal_pairs: the group."""
@@ -52,6 +53,8 @@ class Result(Section):
     """The checkpoint's fingerprint."""
     declaration: dict[str, Any]
     """The task as it was declared, defaults included."""
+    together: dict[str, Any] = {}
+    """Where the encoder learnt several tasks at once: how, and every setting of every task. Empty: one by one."""
 
 
 def path_of(out: Path, name: str, task: str, seed: int) -> Path:
@@ -101,7 +104,7 @@ def table(results: Sequence[Result]) -> Table:
     shown = Table(title="mean over seeds ± 95 % t-interval", title_justify="left")
     for heading in ("task", "metric", "scored on"):
         shown.add_column(heading, no_wrap=True)
-    for heading in ("chance", *names):
+    for heading in ("chance", *map(heading_of, names)):
         shown.add_column(heading, justify="right", no_wrap=True)
     chances = []
     for task in tasks:
@@ -123,3 +126,39 @@ def cell(scores: Sequence[float]) -> str:
         return "–"
     mean, half = interval(scores)
     return f"{mean:.3f}" if half is None else f"{mean:.3f} ± {half:.3f}"
+
+
+def differences(results: Sequence[Result], base: str) -> Table:
+    """Every other name minus `base`, paired by seed: as far as both have the task and the seed."""
+    scores = {(result.name, result.task, result.seed): result.score for result in results}
+    names = [name for name in dict.fromkeys(result.name for result in results) if name != base]
+    tasks = list(dict.fromkeys(result.task for result in results))
+    seeds = sorted({result.seed for result in results})
+    shown = Table(title=f"minus {base}, paired by seed: mean ± 95 % t-interval", title_justify="left")
+    shown.add_column("task", no_wrap=True)
+    for name in names:
+        shown.add_column(heading_of(name), justify="right", no_wrap=True)
+
+    def paired(name: str, these: Sequence[str]) -> list[float]:
+        """One a seed, averaged over the tasks."""
+        whole = [seed for seed in seeds if all((n, task, seed) in scores for n in (name, base) for task in these)]
+        return [
+            float(np.mean([scores[name, task, seed] - scores[base, task, seed] for task in these])) for seed in whole
+        ]
+
+    for task in tasks:
+        shown.add_row(task, *(signed(paired(name, [task])) for name in names))
+    if len(tasks) > 1:
+        shown.add_section()
+        shown.add_row("average", *(signed(paired(name, tasks)) for name in names))
+    return shown
+
+
+def heading_of(name: str) -> str:
+    """Narrow: a line for the checkpoint, and one for each step after it."""
+    return name.replace("+", "\n+")
+
+
+def signed(values: Sequence[float]) -> str:
+    shown = cell(values)
+    return f"+{shown}" if values and np.mean(values) >= 0 else shown

@@ -2,18 +2,26 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shutil import rmtree
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from finetune import results
-from finetune.declare import Split, Suite, Task
+from finetune.declare import TOGETHER, Split, Suite, Task, Together
 from finetune.metrics import METRICS
 from finetune.read import Rows, read_split
 from finetune.results import Result
 from pretrain.config import one_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from finetune.train import TaskData
 
 SHOWN = 3
 """Refused rows that are printed; the rest are counted."""
@@ -35,13 +43,47 @@ def run_suite(
     ValueError where something is to be mended, among it a result made from another declaration or other weights.
     """
     chosen = list(suite) if tasks is None else [one_of(task, suite, "task") for task in tasks]
+    with opened(checkpoint, data, seeds, out, say, save) as run:
+        return [result for name in chosen for result in run.task(name, suite[name], seeds)]
+
+
+def run_together(
+    suite: Suite,
+    settings: Together,
+    checkpoint: str,
+    data: Path | None,
+    seeds: Sequence[int],
+    out: Path,
+    tasks: Sequence[str] | None = None,
+    say: Callable[[str], object] = print,
+    save: bool = False,
+) -> list[Result]:
+    """One encoder on all tasks at once, then each task from it, from every seed (MT-DNN, Liu et al. 2019).
+
+    Returns the results of run_suite that are there, then those of both steps, filed under the checkpoint's name with
+    +together, and +together+alone. Arguments and errors as run_suite's.
+    """
+    wanted = suite if tasks is None else [one_of(task, suite, "task") for task in tasks]
+    chosen = {name: task for name, task in suite.items() if name in wanted}
+    untrained = [name for name, task in chosen.items() if task.kind == "minimal_pairs"]
+    if untrained or len(chosen) < 2:
+        reason = f"{untrained[0]} trains nothing" if untrained else f"{', '.join(chosen)} is alone"
+        raise ValueError(f"--together is for two tasks or more that train: {reason}. Name others with --task.")
+    with opened(checkpoint, data, seeds, out, say, save) as run:
+        found = [run.finished(name, task, seed) for name, task in chosen.items() for seed in seeds]
+        return [*filter(None, found), *run.together(chosen, settings, seeds)]
+
+
+@contextmanager
+def opened(
+    checkpoint: str, data: Path | None, seeds: Sequence[int], out: Path, say: Callable[[str], object], save: bool
+) -> Iterator["Run"]:
     if not seeds:
         raise ValueError("no seed: give one or more.")
     from finetune.checkpoint import fingerprint, local, name_of  # this and the like below import torch
 
     with local(checkpoint) as folder:
-        run = Run(checkpoint, name_of(checkpoint), folder, fingerprint(folder), data, out, once(say), save)
-        return [result for name in chosen for result in run.task(name, suite[name], seeds)]
+        yield Run(checkpoint, name_of(checkpoint), folder, fingerprint(folder), data, out, once(say), save)
 
 
 @dataclass(frozen=True)
@@ -56,6 +98,8 @@ class Run:
     out: Path
     say: Callable[[str], object]
     save: bool
+    shared: dict[str, Any] = field(default_factory=dict)
+    """What results were made with beside their own declaration, by name: how, and with which tasks, together."""
 
     def task(self, name: str, task: Task, seeds: Sequence[int]) -> list[Result]:
         """Those that are there, and the others made; every one is written as soon as it is made."""
@@ -77,56 +121,134 @@ class Run:
         mend = f"Delete {path.parent}, or give another --out."
         if result.weights != self.weights:
             raise ValueError(f"{path} was made with other weights, {result.checkpoint} as it was then. {mend}")
-        now = task.model_dump(mode="json")
-        changed = [key for key in now if result.declaration.get(key) != now[key]]
+        made = result.together | named(name, result.declaration)
+        now = self.shared | named(name, task.model_dump(mode="json"))
+        changed = [key for key in now if made.get(key) != now[key]]
         if changed:
-            was = result.declaration.get(changed[0])
+            key = changed[0]
             raise ValueError(
-                f"{path} was made with {name}.{changed[0]}={json.dumps(was)}, now it is "
-                f"{json.dumps(now[changed[0]])}. {mend}"
+                f"{path} was made with {key}={json.dumps(made.get(key))}, now it is {json.dumps(now[key])}. {mend}"
             )
         return result
 
-    def fine_tuned(self, name: str, task: Task, seeds: Sequence[int]) -> Iterator[Result]:
-        from finetune.train import read_task, train
+    def read(self, name: str, task: Task) -> "TaskData":
+        from finetune.train import read_task
 
         data = read_task(name, task, self.data)
         for split, rows in data.splits.items():
             self.tell_refused(name, split, rows)
-        labels = data.labels(data.reported)
+        return data
+
+    def fine_tuned(self, name: str, task: Task, seeds: Sequence[int]) -> Iterator[Result]:
+        data = self.read(name, task)
         for seed in seeds:
-            begun = time.monotonic()
-            trained = train(data, self.folder, seed, self.say)
-            if trained.new:
-                self.say(f"new, not from {self.name}: {', '.join(trained.new)}")
-            if self.save:
-                folder = results.path_of(self.out, self.name, name, seed).with_suffix("")
-                trained.model.save_pretrained(folder)
-                trained.tokenizer.save_pretrained(folder)
-            scores = {metric: METRICS[metric](labels, trained.predictions) for metric in data.metrics()}
-            yield Result(
-                task=name,
-                kind=task.kind,
-                checkpoint=self.checkpoint,
-                name=self.name,
-                seed=seed,
-                metric=task.metric,
-                score=scores[task.metric],
-                scores=scores,
-                chance=data.chance(data.reported),
-                split=data.reported,
-                selected_on="dev",
-                epochs=trained.epochs,
-                best_epoch=trained.best,
-                seconds=round(time.monotonic() - begun, 2),
-                classes=data.classes,
-                labels=labels,
-                predictions=trained.predictions,
-                rows={split: rows.counts() for split, rows in data.splits.items()},
-                new=trained.new,
-                weights=self.weights,
-                declaration=task.model_dump(mode="json"),
-            )
+            yield self.learnt_alone(data, seed, self.folder)
+
+    def learnt_alone(
+        self, data: "TaskData", seed: int, folder: Path, head: Mapping[str, "Tensor"] | None = None
+    ) -> Result:
+        """From the encoder in the folder, with a new head or one that is given."""
+        from finetune.train import train
+
+        begun = time.monotonic()
+        trained = train(data, folder, seed, self.say, head)
+        if self.save:
+            place = results.path_of(self.out, self.name, data.name, seed).with_suffix("")
+            trained.model.save_pretrained(place)
+            trained.tokenizer.save_pretrained(place)
+        return self.result(data, seed, trained.predictions, trained.epochs, trained.best, trained.new, begun)
+
+    def result(
+        self,
+        data: "TaskData",
+        seed: int,
+        predictions: list[Any],
+        epochs: list[float],
+        best: int,
+        new: list[str],
+        begun: float,
+    ) -> Result:
+        if new:
+            self.say(f"new, not from {self.name}: {', '.join(new)}")
+        labels = data.labels(data.reported)
+        scores = {metric: METRICS[metric](labels, predictions) for metric in data.metrics()}
+        return Result(
+            task=data.name,
+            kind=data.task.kind,
+            checkpoint=self.checkpoint,
+            name=self.name,
+            seed=seed,
+            metric=data.task.metric,
+            score=scores[data.task.metric],
+            scores=scores,
+            chance=data.chance(data.reported),
+            split=data.reported,
+            selected_on="dev",
+            epochs=epochs,
+            best_epoch=best,
+            seconds=round(time.monotonic() - begun, 2),
+            classes=data.classes,
+            labels=labels,
+            predictions=predictions,
+            rows={split: rows.counts() for split, rows in data.splits.items()},
+            new=new,
+            weights=self.weights,
+            declaration=data.task.model_dump(mode="json"),
+            together=self.shared,
+        )
+
+    def together(self, suite: Suite, settings: Together, seeds: Sequence[int]) -> list[Result]:
+        """Of every seed: all tasks at once, then each alone from there. What is finished is kept."""
+        shared: dict[str, Any] = {f"{TOGETHER}.tasks": list(suite)} | named(TOGETHER, settings.model_dump(mode="json"))
+        for name, task in suite.items():
+            shared |= named(name, task.model_dump(mode="json"))
+        from finetune.together import load_head
+
+        at_once = replace(self, name=f"{self.name}+together", shared=shared)
+        alone = replace(at_once, name=f"{at_once.name}+alone")
+        data: dict[str, TaskData] = {}
+        firsts, seconds = list[Result](), list[Result]()
+        for seed in seeds:
+            first, second = at_once.all_finished(suite, seed), alone.all_finished(suite, seed)
+            folder = self.out / at_once.name / TOGETHER / f"seed{seed}"
+            left = [name for name in suite if name not in second]
+            if not data and (left or len(first) < len(suite)):
+                data = {name: self.read(name, task) for name, task in suite.items()}
+            if len(first) < len(suite) or (left and not folder.is_dir()):
+                first = at_once.learnt_together(data, settings, seed, folder)
+            for name in left:
+                second[name] = alone.learnt_alone(data[name], seed, folder, load_head(folder, name))
+                results.write(self.out, second[name])
+            if not self.save and folder.is_dir():
+                rmtree(folder)
+            firsts += [first[name] for name in suite]
+            seconds += [second[name] for name in suite]
+        return [*firsts, *seconds]
+
+    def all_finished(self, suite: Suite, seed: int) -> dict[str, Result]:
+        found = {name: self.finished(name, task, seed) for name, task in suite.items()}
+        return {name: result for name, result in found.items() if result is not None}
+
+    def learnt_together(
+        self, data: Mapping[str, "TaskData"], settings: Together, seed: int, folder: Path
+    ) -> dict[str, Result]:
+        """Writes encoder and heads to the folder, then the results."""
+        from finetune.together import save_shared, train_together
+
+        begun = time.monotonic()
+        shared = train_together(list(data.values()), self.folder, settings, seed, self.say)
+        aside = folder.with_suffix(".part")
+        for old in (aside, folder):
+            if old.is_dir():
+                rmtree(old)
+        save_shared(aside, list(data), shared)
+        aside.rename(folder)
+        found = {}
+        for (name, of), learnt in zip(data.items(), shared.learnt, strict=True):
+            ended = (learnt.epochs, shared.best, learnt.new, begun)
+            found[name] = self.result(of, seed, learnt.predictions, *ended)
+            results.write(self.out, found[name])
+        return found
 
     def pairs(self, name: str, task: Task, seeds: Sequence[int]) -> Iterator[Result]:
         from finetune.pseudo_likelihood import preferences
@@ -172,6 +294,11 @@ class Run:
             self.say(f"refused: {line}")
         if len(rows.refused) > SHOWN:
             self.say(f"refused: {len(rows.refused):,} of {rows.rows:,} rows of {name}, {split}")
+
+
+def named(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As one writes them: task.key."""
+    return {f"{name}.{key}": value for key, value in settings.items()}
 
 
 def once(say: Callable[[str], object]) -> Callable[[str], object]:

@@ -2,14 +2,13 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
 from transformers import (
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
@@ -19,9 +18,9 @@ from transformers import (
 )
 
 from finetune import heads
-from finetune.checkpoint import load_model, load_tokenizer, quiet
+from finetune.checkpoint import load_tokenizer, quiet
 from finetune.declare import SHAPES, Split, Task
-from finetune.heads import Collate, Feature
+from finetune.heads import Collate, Feature, Model
 from finetune.metrics import METRICS
 from finetune.read import Rows, classes_of, read_split
 from pretrain.report import clock
@@ -81,7 +80,7 @@ def read_task(name: str, task: Task, data: Path | None) -> TaskData:
 
 
 class Trained(NamedTuple):
-    model: PreTrainedModel
+    model: Model
     """Of the best epoch."""
     tokenizer: PreTrainedTokenizerBase
     predictions: list[Any]
@@ -94,18 +93,45 @@ class Trained(NamedTuple):
     """Parameters that the checkpoint had not."""
 
 
-def train(data: TaskData, folder: Path, seed: int, say: Callable[[str], object]) -> Trained:
-    """Fine-tune, and keep the epoch that is best on dev. On a CPU the same seed gives the same scores."""
+class Prepared(NamedTuple):
+    """A checkpoint under the head of one task, and the task's examples as it takes them."""
+
+    model: Model
+    tokenizer: PreTrainedTokenizerBase
+    features: dict[Split, list[Feature]]
+    collate: Collate
+    new: list[str]
+
+
+def prepare(data: TaskData, folder: Path, seed: int) -> Prepared:
+    """What is new in the model is drawn from `seed`, whatever was drawn before."""
     task, classes = data.task, data.classes
     tokenizer = load_tokenizer(folder)
     set_seed(seed)
-    auto, outputs = heads.head_of(task, classes)
-    model, new = load_model(auto, folder, num_labels=outputs)
-    length = min(task.max_length, tokenizer.model_max_length, model.config.max_position_embeddings)
+    model, new = heads.model_of(task, classes, folder)
+    length = min(task.max_length, tokenizer.model_max_length, heads.encoder_of(model).config.max_position_embeddings)
     features = {
         split: heads.encode(task, rows.examples, classes, tokenizer, length) for split, rows in data.splits.items()
     }
-    collate = Collate(task, tokenizer)
+    return Prepared(model, tokenizer, features, Collate(task, tokenizer), new)
+
+
+def train(
+    data: TaskData,
+    folder: Path,
+    seed: int,
+    say: Callable[[str], object],
+    head: Mapping[str, torch.Tensor] | None = None,
+) -> Trained:
+    """Fine-tune, and keep the epoch that is best on dev. On a CPU the same seed gives the same scores.
+
+    `head`: weights to begin with, as heads.head_of gives them; None: a new head.
+    """
+    task = data.task
+    model, tokenizer, features, collate, new = prepare(data, folder, seed)
+    if head is not None:
+        model.load_state_dict(head, strict=False)
+        new = [name for name in new if name not in head]
     watch = Watch(data, features["dev"], collate, seed, tokens_in(features["train"]), say)
     gpu = torch.cuda.is_available()
     with TemporaryDirectory(prefix="cumul-") as nowhere, quiet():
@@ -178,18 +204,19 @@ class Watch(TrainerCallback):
 
 
 @torch.no_grad()
-def predict(model: PreTrainedModel, data: TaskData, features: Sequence[Feature], collate: Collate) -> list[Any]:
+def predict(model: Model, data: TaskData, features: Sequence[Feature], collate: Collate) -> list[Any]:
     """In the order of `features`; batches hold those of like length. The generators of randomness stay untouched."""
     was_training = model.training
     model.eval()
     order = sorted(range(len(features)), key=lambda index: size_of(features[index]))
     size = PREDICT_ROWS if data.task.kind != "ranking" else max(1, data.task.batch_size)
     found: list[Any] = [None] * len(features)
+    device = heads.encoder_of(model).device
     for begin in range(0, len(order), size):
         chosen = order[begin : begin + size]
         rows = [features[index] for index in chosen]
-        batch = {name: tensor.to(model.device) for name, tensor in collate(rows).items() if name != "labels"}
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=model.device.type == "cuda"):
+        batch = {name: tensor.to(device) for name, tensor in collate(rows).items() if name != "labels"}
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = model(**batch).logits
         for index, prediction in zip(chosen, heads.decode(data.task, logits, rows, data.classes), strict=True):
             found[index] = prediction

@@ -181,6 +181,22 @@ def train(
 
 
 @app.command()
+def distill(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    processes: Annotated[int, typer.Option(min=1, help="Ranks on this machine.")] = 1,
+    hostfile: Annotated[Path | None, typer.Option(help="Train on these hosts, over ssh.")] = None,
+) -> None:
+    """Train a student of `distill.teacher`, then export it: `train` and `export` in one. Ctrl-C saves and stops."""
+    from pretrain.config import load_config
+
+    if load_config(config, overrides or ()).distill is None:
+        raise ValueError(f"{config} names no teacher. Add `distill: {{teacher: CHECKPOINT}}`, or use cumul train.")
+    train(config, overrides, None, processes, hostfile, None, None, None)
+    export(config, overrides)
+
+
+@app.command()
 def compare(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/compare/demo.yaml.")],
     overrides: Annotated[
@@ -318,23 +334,33 @@ def finetune(
         list[str] | None, typer.Option("--set", metavar="TASK.KEY=VALUE", help="Override; may be repeated.")
     ] = None,
     save: Annotated[bool, typer.Option("--save", help="Also write the fine-tuned models.")] = False,
+    together: Annotated[
+        bool, typer.Option("--together", help="One encoder on all tasks at once, then each task from it.")
+    ] = False,
 ) -> None:
     """Fine-tune checkpoints on downstream tasks and score them. Finished results are kept."""
     from launch.system import settle_accelerator
 
     settle_accelerator()
-    from finetune.declare import load_suite
-    from finetune.results import table
-    from finetune.suite import run_suite
+    from finetune.declare import load_suite, load_together
+    from finetune.results import differences, table
+    from finetune.suite import run_suite, run_together
     from pretrain.report import make_console
 
     declared = load_suite(suite, set_ or ())
-    found = [
-        result
-        for checkpoint in checkpoints
-        for result in run_suite(declared, checkpoint, data, range(seeds), out, task, typer.echo, save)
-    ]
-    make_console().print(table(found))
+    settings = load_together(suite, set_ or ())
+    found = []
+    for checkpoint in checkpoints:
+        if together:
+            found.append(run_together(declared, settings, checkpoint, data, range(seeds), out, task, typer.echo, save))
+        else:
+            found.append(run_suite(declared, checkpoint, data, range(seeds), out, task, typer.echo, save))
+    console = make_console()
+    console.print(table([result for results in found for result in results]))
+    for results in found if together else []:
+        one_by_one = next((result.name for result in results if not result.together), None)
+        if one_by_one is not None:
+            console.print(differences(results, one_by_one))
     typer.echo(f"results: {out}")
 
 

@@ -26,6 +26,7 @@ from corpus_tools.shards import aside
 from pretrain.config import Config, resolved
 from pretrain.engine import get_moments, get_weights
 from pretrain.loop import State
+from pretrain.model.student import Student
 from pretrain.run import settings
 from pretrain.world import World
 
@@ -48,6 +49,8 @@ def take_snapshot(engine, state: State, manifest: dict, config: Config, world: W
         "corpus": manifest["fingerprint"],
         "settings": settings(resolved(config)) | circumstances(world),
     }
+    if isinstance(engine.module, Student) and engine.module.teacher is not None:
+        about["teacher"] = engine.module.teacher.fingerprint
     return Snapshot(get_weights(engine, world.main), moments, engine.module.config.to_dict(), about)
 
 

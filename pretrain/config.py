@@ -10,7 +10,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from corpus_tools.config import CorpusConfig, Section, refuse_unread
 from pretrain.schedule import SCHEDULES, Stage
-from pretrain.tasks import TASKS
+from pretrain.tasks import TASKS, families_of
+from pretrain.tasks.spec import Family
+
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class ModelConfig(Section):
@@ -22,6 +25,10 @@ class ModelConfig(Section):
     heads: int = Field(4, ge=1)
     intermediate: int | None = None
     """Width of the feed-forward layers; None: 4 × hidden."""
+    embedding: int | None = Field(None, ge=8)
+    """Width of the embeddings, which a matrix then widens (ALBERT); None: hidden, and no such matrix."""
+    share_layers: bool = False
+    """One set of weights serves all layers (ALBERT)."""
     activation: Literal["gelu", "relu"] = "gelu"
     dropout: float = Field(0.1, ge=0, lt=1)
     attention_dropout: float = Field(0.1, ge=0, lt=1)
@@ -31,7 +38,118 @@ class ModelConfig(Section):
     def heads_fit(self) -> "ModelConfig":
         if self.prior is None and self.hidden % self.heads:
             raise ValueError(f"hidden={self.hidden} cannot be cut into heads={self.heads} equal heads")
+        if self.prior is not None and (self.share_layers or self.embedding is not None):
+            raise ValueError(
+                f"prior={self.prior} has layers that differ and embeddings of full width, which share_layers and "
+                "embedding would not keep. Leave them out, or leave out prior: ALBERT is trained from scratch."
+            )
         return self
+
+
+class DistillConfig(Section):
+    """A student of a frozen teacher (DistilBERT). Its other sizes are the teacher's."""
+
+    teacher: str
+    """A BERT or ERNIE checkpoint with a masked-LM head and the corpus' tokenizer: a directory, or a hub name."""
+    layers: list[int] | None = Field(None, min_length=1)
+    """The teacher's layers that the student begins with, the first being 0. None: every second one, 0, 2, …"""
+    temperature: float = Field(2.0, gt=0)
+    """Of the soft targets."""
+    weights: tuple[NotNegative, NotNegative, NotNegative] = (5.0, 2.0, 1.0)
+    """Of three losses: soft targets, masked words, hidden states."""
+    shape: Literal["distilbert", "ernie"] = "distilbert"
+    """What is exported: `distilbert` has neither token types nor pooler, `ernie` keeps both."""
+
+    def taken(self, count: int) -> list[int]:
+        """The layers, of a teacher that has `count`. Raises ValueError where one of them does not exist."""
+        layers = list(range(0, count, 2)) if self.layers is None else self.layers
+        for number in layers:
+            if not 0 <= number < count:
+                raise ValueError(
+                    f"distill.layers: {number} does not exist: {self.teacher} has layers 0 to {count - 1}."
+                )
+        return layers
+
+
+class PenaltyConfig(Section):
+    """Regularised sharing: a term of the loss that keeps the weights that tasks have of their own alike."""
+
+    kind: Literal["none", "mean", "joint_feature", "low_rank"] = "none"
+    weight: float = Field(0.01, gt=0)
+    """Of the term in the loss of every step."""
+
+
+OF_ONES_OWN = ("asymmetric", "customized", "cross_stitch", "cgc", "ple")
+"""The kinds of sharing in which tasks or families have weights of the same shape."""
+SINGLE_LEVEL = {"ml_mmoe": "mmoe", "ple": "cgc"}
+READ_BY = {
+    "place": ("omoe", "mmoe", "ml_mmoe", "cgc"),
+    "experts": ("omoe", "mmoe", "ml_mmoe"),
+    "task_experts": ("cgc", "ple"),
+    "shared_experts": ("cgc", "ple"),
+    "levels": ("cross_stitch", "ml_mmoe", "ple"),
+    "uses": ("asymmetric",),
+    "width": ("asymmetric", "customized", "omoe", "mmoe", "cgc", "cross_stitch", "ml_mmoe", "ple"),
+}
+"""The kinds of sharing that read a setting."""
+
+
+class SharingConfig(Section):
+    """What lies between the encoder and the heads, and how much of it is a task's own (`pretrain.sharing`)."""
+
+    kind: Literal[
+        "hard", "asymmetric", "customized", "omoe", "mmoe", "cgc", "cross_stitch", "ml_mmoe", "ple"
+    ] = "hard"  # fmt: skip
+    place: Literal["top", "inside"] = "top"
+    """On top of the encoder, or experts in each of its last layers; then ml_mmoe is mmoe in two or more."""
+    layers: int = Field(1, ge=1)
+    """How many of the last layers; read where place=inside."""
+    width: int | None = Field(None, ge=1)
+    """Of the inner layer of an expert or a bottom; None: as wide as the encoder's states."""
+    experts: int = Field(4, ge=2)
+    """Of all tasks together: omoe, mmoe, ml_mmoe."""
+    task_experts: int = Field(1, ge=1)
+    """Of each task: cgc, ple."""
+    shared_experts: int = Field(1, ge=1)
+    """Of all tasks: cgc, ple."""
+    levels: int = Field(2, ge=1)
+    """Of ml_mmoe, ple and cross_stitch on top."""
+    uses: dict[Family, list[Family]] = {}
+    """Of asymmetric: whose bottoms a family reads beside its own, such as `{semantic-aware: [word-aware]}`."""
+    penalty: PenaltyConfig = PenaltyConfig()
+
+    @model_validator(mode="after")
+    def kind_fits(self) -> "SharingConfig":
+        for name, kinds in READ_BY.items():
+            if self.kind not in kinds and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"kind={self.kind} does not read {name}={getattr(self, name)}. Leave it out, or take one of: "
+                    f"{', '.join(kinds)}."
+                )
+        if self.place == "top":
+            if self.layers > 1:
+                raise ValueError(f"layers={self.layers} is read where place=inside. Leave it out, or set place=inside.")
+            if self.kind in SINGLE_LEVEL and self.levels == 1:
+                raise ValueError(f"{self.kind} with levels=1 is {SINGLE_LEVEL[self.kind]}. Set kind, or raise levels.")
+        elif (self.kind, self.layers > 1) in (("mmoe", True), ("ml_mmoe", False)):
+            other = "ml_mmoe" if self.kind == "mmoe" else "mmoe"
+            raise ValueError(f"{self.kind} inside with layers={self.layers} is {other}. Set kind, or change layers.")
+        for family, others in self.uses.items():
+            if family in others or len(set(others)) < len(others):
+                raise ValueError(
+                    f"uses: {family} reads its own bottom anyway, and others once. Got: {', '.join(others)}."
+                )
+        if self.penalty.kind != "none" and self.kind not in OF_ONES_OWN:
+            raise ValueError(
+                f"penalty.kind={self.penalty.kind} is about weights that tasks have of their own, and kind={self.kind} "
+                f"has none of one shape. Take one of: {', '.join(OF_ONES_OWN)}."
+            )
+        return self
+
+    def fit(self, layers: int) -> None:
+        """Raises ValueError where an encoder of so many layers has too few of them."""
+        if self.layers > layers:
+            raise ValueError(f"sharing.layers={self.layers}: the encoder has {layers} layers. Take at most as many.")
 
 
 class ScheduleConfig(Section):
@@ -122,6 +240,60 @@ class TrainConfig(Section):
         return self
 
 
+BALANCING: dict[str, set[str]] = {
+    "fixed": {"weights"},
+    "uncertainty": {"lr"},
+    "dwa": {"window", "temperature"},
+    "dtp": {"probe_every", "smoothing", "gamma"},
+    "gradnorm": {"probe_every", "alpha", "lr"},
+    "upgrad": {"probe_every"},
+    "mgda": {"probe_every"},
+    "pcgrad": {"probe_every"},
+    "cagrad": {"probe_every", "c"},
+}
+"""Ways to weigh the losses of tasks against each other, and the settings that each reads."""
+
+
+class BalancingConfig(Section):
+    kind: str = "fixed"
+    """One of BALANCING; docs/multi_task.md says what each does."""
+    weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """fixed: factors of the tasks' losses, such as `{capitalization: 0.5}`; a task that is not named has 1."""
+    window: int = Field(200, ge=1)
+    """dwa: steps over which losses are averaged, and after which tasks are weighed anew."""
+    temperature: float = Field(2.0, gt=0, allow_inf_nan=False)
+    """dwa: the higher, the more even the weights."""
+    probe_every: int = Field(100, ge=1)
+    """Steps between probes: a batch of every task at the same weights, beside its feed."""
+    smoothing: float = Field(0.5, gt=0, le=1)
+    """dtp: the share of the newest probe in the moving mean of a task's skill."""
+    gamma: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """dtp: the higher, the less weight for tasks that are nearly learnt."""
+    alpha: float = Field(1.5, ge=0, allow_inf_nan=False)
+    """gradnorm: the higher, the more gradient for tasks that learn slower than the others."""
+    c: float = Field(0.5, ge=0, lt=1)
+    """cagrad: how far from the mean gradient, in parts of its length."""
+    lr: float = Field(0.025, gt=0, allow_inf_nan=False)
+    """uncertainty, gradnorm: learning rate of the weights' logarithms, without warm-up or decay."""
+
+    @field_validator("kind")
+    @classmethod
+    def known(cls, kind: str) -> str:
+        return one_of(kind, BALANCING, "balancing")
+
+    @model_validator(mode="after")
+    def all_is_read(self) -> "BalancingConfig":
+        for name, field in type(self).model_fields.items():
+            if name not in ("kind", *BALANCING[self.kind]) and getattr(self, name) != field.default:
+                readers = ", ".join(kind for kind, read in BALANCING.items() if name in read)
+                raise ValueError(f"{name}={getattr(self, name)} is not read by kind={self.kind}, but by {readers}.")
+        return self
+
+    @property
+    def probes(self) -> bool:
+        return "probe_every" in BALANCING[self.kind]
+
+
 class EvaluateConfig(Section):
     instances: int = Field(512, ge=1)
     """Validation instances per task."""
@@ -155,8 +327,12 @@ class Config(Section):
     """In the order in which the curriculum adds them."""
     corpus: CorpusConfig = CorpusConfig()
     model: ModelConfig = ModelConfig()
+    distill: DistillConfig | None = None
+    """Train a student instead of a model of its own."""
+    sharing: SharingConfig = SharingConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
+    balancing: BalancingConfig = BalancingConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     log: LogConfig = LogConfig()
     launch: LaunchConfig = LaunchConfig()
@@ -183,6 +359,7 @@ class Config(Section):
                 f"model.prior={self.model.prior} knows the ids of its own tokenizer, not those of a trained one. "
                 f"Set corpus.tokenizer={self.model.prior}."
             )
+        self.refuse_undistilled()
         count = len(self.stages()) if self.train.growth else 0
         for number, growth in self.train.growth.items():
             if not 1 <= number <= count:
@@ -204,6 +381,63 @@ class Config(Section):
                 )
         return self
 
+    def refuse_undistilled(self) -> None:
+        """Raises ValueError where a setting contradicts `distill`."""
+        if self.distill is None:
+            return
+        if self.tasks != ["knowledge_masking"]:
+            raise ValueError(f"distill compares masked words alone, tasks={self.tasks}. Set tasks=[knowledge_masking].")
+        for name in ("prior", "embedding", "share_layers"):
+            if getattr(self.model, name) not in (None, False):
+                raise ValueError(
+                    f"model.{name}={getattr(self.model, name)} contradicts distill: the student begins with layers of "
+                    f"{self.distill.teacher}. Leave model.{name} out."
+                )
+        for name, section in (("sharing", self.sharing), ("balancing", self.balancing)):
+            if section != type(section)():
+                raise ValueError(f"{name} is between tasks, and distill has one. Leave {name} out.")
+
+    def origin(self) -> tuple[str, str | None]:
+        """The setting that names the weights to begin with, and its value; None: from scratch."""
+        if self.distill is not None:
+            return "distill.teacher", self.distill.teacher
+        return "model.prior", self.model.prior
+
+    @model_validator(mode="after")
+    def sharing_fits(self) -> "Config":
+        sharing, families = self.sharing, families_of(self.tasks)
+        if self.model.prior is None:
+            sharing.fit(self.model.layers)
+        if sharing.kind == "cross_stitch" and len(families) < 2:
+            raise ValueError(
+                f"sharing.kind=cross_stitch has a bottom per family, and all tasks are {families[0]}. "
+                "Add a task of another family, or take another kind."
+            )
+        for family, others in sharing.uses.items():
+            for name in (family, *others):
+                if name not in families:
+                    raise ValueError(
+                        f"sharing.uses: no task is {name}. The families of `tasks` are {', '.join(families)}."
+                    )
+        if sharing.penalty.kind != "none" and self.train.zero_stage == 3:
+            raise ValueError(
+                f"sharing.penalty.kind={sharing.penalty.kind} needs train.zero_stage=2 or less: it reads the weights "
+                "of all tasks at once, and under ZeRO 3 no rank has them."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def balancing_fits(self) -> "Config":
+        for name in self.balancing.weights:
+            if one_of(name, TASKS, "task") not in self.tasks:
+                raise ValueError(f"balancing.weights: {name} is not in `tasks`. Add it there, or drop its weight.")
+        if self.balancing.probes and self.train.zero_stage == 3:
+            raise ValueError(
+                f"balancing.kind={self.balancing.kind} probes the model between steps, and under train.zero_stage=3 no "
+                "rank has it whole. Set train.zero_stage=2, or balancing.kind=fixed, uncertainty or dwa."
+            )
+        return self
+
     def folder(self) -> Path:
         return Path("runs") / self.name
 
@@ -215,8 +449,7 @@ class Config(Section):
         """What the schedule adds stage by stage."""
         if self.schedule.over == "tasks":
             return [[task] for task in self.tasks]
-        families = dict.fromkeys(TASKS[task].family for task in self.tasks)
-        return [[task for task in self.tasks if TASKS[task].family == family] for family in families]
+        return [[task for task in self.tasks if TASKS[task].family == family] for family in families_of(self.tasks)]
 
 
 def one_of(name: str, known: Iterable[str], what: str) -> str:
@@ -301,8 +534,8 @@ def refuse_unknown(tree: Mapping[str, Any], model: type[BaseModel], where: str) 
 
 def resolved(config: Config) -> dict[str, Any]:
     """Every setting, as plain data. Sizes that prior weights decide are left out."""
-    sizes = {"layers", "hidden", "heads", "intermediate", "activation"}
-    return config.model_dump(mode="json", exclude={"model": sizes} if config.model.prior is not None else None)
+    sizes = {"layers", "hidden", "heads", "intermediate", "activation", "embedding", "share_layers"}
+    return config.model_dump(mode="json", exclude={"model": sizes} if config.origin()[1] is not None else None)
 
 
 def dump_config(config: Config) -> str:

@@ -1,15 +1,13 @@
 """Export: a plain Hugging Face checkpoint of the last finished stage.
 
-`ErnieForMaskedLM`, `AutoModel` and `AutoTokenizer` load it offline. The pooler is kept although masked LM does not use
-it: the sentence tasks trained it. The task-type embedding is kept and switched on (`use_task_id`); fine-tuning uses row
-0 unless told otherwise. The heads of the other tasks lie beside it in task_heads.safetensors.
+`AutoModel`, `AutoModelForMaskedLM` and `AutoTokenizer` load it offline, in the form that `pretrain.forms` finds for it.
+The heads of the tasks other than masked LM lie beside it in task_heads.safetensors.
 """
 
 import json
 import shutil
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
@@ -18,7 +16,8 @@ from corpus_tools.labels import predicts
 from corpus_tools.shards import read_manifest
 from pretrain.checkpoint import write_tensors
 from pretrain.config import Config
-from pretrain.model.model import MASKED_LM_NAMES, TASK_IDS, Model
+from pretrain.forms import Form, form_of
+from pretrain.model.model import TASK_IDS
 from pretrain.run import last_finished
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Head
@@ -26,17 +25,21 @@ from pretrain.train import load_finished
 
 
 def export(config: Config) -> Path:
-    """Write runs/<name>/export/ and return it. Raises ValueError where no stage is finished."""
+    """Write runs/<name>/export/ and return it. Raises ValueError where there is no stage that can be exported."""
+    if config.sharing.place == "inside":
+        raise ValueError(
+            f"sharing.place=inside: the encoder of {config.folder()} has experts in its layers, which no model of "
+            "transformers has, and without them it is one that nobody trained. Train with sharing.place=top to export."
+        )
     model, tasks, state = load_finished(config, last_finished(config))
     folder = config.folder() / "export"
     aside = config.folder() / "export.part"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     masked = [task for task in tasks if TASKS[task].head is Head.MASKED_LM]
-    model.config.task_type_vocab_size = len(TASK_IDS)  # more than when the run began, where a task was added since
-    model.config.architectures = ["ErnieForMaskedLM" if masked else "ErnieModel"]
-    model.config.save_pretrained(aside)
-    write_tensors(aside / "model.safetensors", hugging_face_names(model, masked))
+    form = form_of(model, masked)
+    form.config.save_pretrained(aside)
+    write_tensors(aside / "model.safetensors", form.tensors)
     heads = {
         f"{task}.{name}": parameter.detach().contiguous()
         for task in tasks
@@ -55,6 +58,7 @@ def export(config: Config) -> Path:
                     "predicts": predicts(TASKS[task], manifest),
                     "labels": manifest["tasks"][task]["labels"],
                 }
+                | ({} if config.sharing.kind == "hard" else {"head_reads": dropped(config)})
                 for task in tasks
             },
             indent=1,
@@ -62,30 +66,22 @@ def export(config: Config) -> Path:
         )
         + "\n"
     )
-    save_tokenizer(config.corpus.folder() / "tokenizer.json", manifest, model.config.max_position_embeddings, aside)
-    (aside / "README.md").write_text(model_card(config, manifest, model, state))
+    save_tokenizer(config.corpus.folder() / "tokenizer.json", manifest, form, aside)
+    (aside / "README.md").write_text(model_card(config, manifest, form, state))
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     return folder
 
 
-def hugging_face_names(model: Model, masked: list[str]) -> dict[str, torch.Tensor]:
-    """Our parameters under the names of `ErnieForMaskedLM`; the task rows become one table."""
-    rows = "embeddings.task_type_embeddings."
-    tensors = {
-        f"ernie.{name}": parameter.detach().contiguous()
-        for name, parameter in model.encoder.named_parameters()
-        if not name.startswith(rows)
-    }
-    table = model.task_embeddings.table()
-    tensors[f"ernie.{rows}weight"] = table.detach().contiguous()
-    for task in masked:
-        place = dict(model.heads[task].named_parameters())
-        tensors |= {theirs: place[ours].detach().contiguous() for theirs, ours in MASKED_LM_NAMES.items()}
-    return tensors
+def dropped(config: Config) -> str:
+    """What heads read in training and do not find in an export."""
+    return (
+        f"what sharing ({config.sharing.kind}) made of the encoder's states; that part is not exported, so a head "
+        "predicts worse here than the validation says"
+    )
 
 
-def save_tokenizer(path: Path, manifest: dict, max_length: int, folder: Path) -> None:
+def save_tokenizer(path: Path, manifest: dict, form: Form, folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(path))
     ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = TemplateProcessing(
@@ -93,8 +89,8 @@ def save_tokenizer(path: Path, manifest: dict, max_length: int, folder: Path) ->
     )
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        model_max_length=max_length,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        model_max_length=form.config.max_position_embeddings,
+        model_input_names=form.inputs,
         do_lower_case=manifest["tokenizer"]["uncased"],
         unk_token="[UNK]",
         cls_token="[CLS]",
@@ -104,10 +100,10 @@ def save_tokenizer(path: Path, manifest: dict, max_length: int, folder: Path) ->
     ).save_pretrained(folder)
 
 
-def model_card(config: Config, manifest: dict, model: Model, state: dict) -> str:
+def model_card(config: Config, manifest: dict, form: Form, state: dict) -> str:
     """What went in and what came out, in Markdown."""
-    shape, documents = model.config, manifest["documents"]
-    size = sum(parameter.numel() for parameter in model.encoder.parameters())
+    shape, documents = form.config, manifest["documents"]
+    begun = "Prior weights" if config.distill is None else "Student of"
     lines = [
         "---",
         f"language: {config.corpus.language}",
@@ -120,9 +116,9 @@ def model_card(config: Config, manifest: dict, model: Model, state: dict) -> str
         "A text encoder pre-trained by accumulating self-supervised tasks stage by stage (ERNIE 2.0, "
         "arXiv 1907.12412), made with cumul.",
         "",
-        f"- Encoder: {shape.num_hidden_layers} layers × {shape.hidden_size}, {size / 1e6:.1f} M parameters, "
+        f"- Encoder: {shape.num_hidden_layers} layers × {shape.hidden_size}, {form.size / 1e6:.1f} M parameters, "
         f"vocabulary {shape.vocab_size:,}",
-        f"- Prior weights: {config.model.prior or 'none, trained from scratch'}",
+        f"- {begun}: {config.origin()[1] or 'none, trained from scratch'}",
         f"- Corpus: {', '.join(config.corpus.sources)}: {documents['used']:,} documents, "
         f"{manifest['tokens']['train']:,} training tokens",
         f"- Training: {state['run_step']:,} steps of {config.train.batch_size} instances, {state['tokens']:,} tokens "
@@ -162,10 +158,11 @@ def model_card(config: Config, manifest: dict, model: Model, state: dict) -> str
         'model = AutoModel.from_pretrained("export")',
         "```",
         "",
-        "`task_type_ids` selects a row of the task embedding (tasks.json has the numbers); without it row 0 is used, "
-        "which is right for fine-tuning. The heads of the pre-training tasks are in task_heads.safetensors.",
+        f"{form.note} The heads of the pre-training tasks are in task_heads.safetensors.",
         "",
     ]
+    if config.sharing.kind != "hard":
+        lines += [f"The encoder is whole, but every head, that of masked LM too, was trained on {dropped(config)}.", ""]
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pretrain.guard import Guard
 from pretrain.model.model import Model
+from pretrain.sharing import owners
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Head
 
@@ -46,15 +47,20 @@ class RestingAdamW(torch.optim.AdamW):
 
 
 def parameter_groups(model: Model, weight_decay: float) -> list[dict]:
-    """Encoder with and without weight decay, the pooler, and each task's head and embedding; only matrices decay.
+    """Encoder with and without weight decay, the pooler, each task's head, embedding and learnt weight, and sharing by
+    its owners.
 
-    All are idle until a step wakes them: ZeRO 3 begins with a step of its own, which must change nothing.
+
+    Only the encoder's matrices decay. All are idle until a step wakes them: ZeRO 3 begins with a step of its own, which
+    must change nothing.
     """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         groups.setdefault(group_of(name, parameter.ndim), []).append(parameter)
+    own_lr = {} if model.log_variances is None else {"own_lr": model.log_variances.lr}
     return [
         {"params": params, "name": name, "weight_decay": weight_decay if name == "encoder" else 0.0, "idle": True}
+        | (own_lr if name.startswith("weight.") else {})
         for name, params in sorted(groups.items())
     ]
 
@@ -64,6 +70,10 @@ def group_of(name: str, ndim: int) -> str:
         return "head." + name.split(".")[1]
     if name.startswith("encoder.embeddings.task_type_embeddings."):
         return "embedding." + name.rsplit(".", 1)[1]
+    if name.startswith("sharing."):
+        return owners.group_of(name)
+    if name.startswith("log_variances."):
+        return "weight." + name.rsplit(".", 1)[1]
     if name.startswith("encoder.pooler."):
         return "pooler"
     return "encoder" if ndim >= 2 else "encoder.no_decay"
@@ -71,7 +81,8 @@ def group_of(name: str, ndim: int) -> str:
 
 def awake(task: str, predicted: set[str]) -> set[str]:
     """The groups that a step of `task` trains, where `predicted` are the tasks with targets in it."""
-    groups = {"encoder", "encoder.no_decay", f"embedding.{task}"} | {f"head.{name}" for name in predicted}
+    groups = {"encoder", "encoder.no_decay", f"embedding.{task}"} | owners.awake(task, predicted)
+    groups |= {f"{kind}.{name}" for kind in ("head", "weight") for name in predicted}
     if any(TASKS[name].head is Head.SEQUENCE for name in predicted):
         groups.add("pooler")
     return groups

@@ -20,7 +20,8 @@ from pretrain.config import Config
 from pretrain.deepspeed_config import in_bf16
 from pretrain.scale import NUMBER, TOKEN, Cluster, pace, passes
 from pretrain.schedule import Stage
-from pretrain.tasks import TASKS, discourse_relation
+from pretrain.sharing.size import shared_parameters
+from pretrain.tasks import TASKS, discourse_relation, knowledge_masking
 from pretrain.tasks.spec import Head
 
 POSITIONS = 512
@@ -38,6 +39,27 @@ class Sizes(NamedTuple):
     positions: int
     types: int
     tasks: int
+    embedding: int | None = None
+    """Width of the embeddings; None: hidden."""
+    shared: bool = False
+    """One set of weights serves all layers."""
+
+    @property
+    def narrow(self) -> int:
+        return self.embedding or self.hidden
+
+    @property
+    def layer(self) -> int:
+        """Weights of a layer."""
+        attention = 4 * (self.hidden * self.hidden + self.hidden)
+        forward = 2 * self.hidden * self.intermediate + self.intermediate + self.hidden
+        norms = 2 * 2 * self.hidden
+        return attention + forward + norms
+
+    @property
+    def projection(self) -> int:
+        """Weights between the embeddings and the first layer."""
+        return 0 if self.narrow == self.hidden else (self.narrow + 1) * self.hidden
 
 
 class Parameters(NamedTuple):
@@ -45,6 +67,7 @@ class Parameters(NamedTuple):
     layers: int
     pooler: int
     heads: int
+    sharing: int = 0
 
     @property
     def encoder(self) -> int:
@@ -52,7 +75,7 @@ class Parameters(NamedTuple):
 
     @property
     def total(self) -> int:
-        return self.encoder + self.heads
+        return self.encoder + self.heads + self.sharing
 
 
 class Memory(NamedTuple):
@@ -66,18 +89,19 @@ class Memory(NamedTuple):
 
 def parameters(sizes: Sizes, classes: Mapping[str, int | None]) -> Parameters:
     """Weights of the encoder and of the heads; `classes` of each task, None for masked LM."""
-    hidden, inner = sizes.hidden, sizes.intermediate
+    hidden, narrow = sizes.hidden, sizes.narrow
     tables = sizes.vocabulary + sizes.positions + sizes.types + sizes.tasks
-    attention = 4 * (hidden * hidden + hidden)
-    forward = 2 * hidden * inner + inner + hidden
-    norms = 2 * 2 * hidden
-    masked_lm = hidden * hidden + 3 * hidden + sizes.vocabulary
+    masked_lm = hidden * narrow + 3 * narrow + sizes.vocabulary
     return Parameters(
-        embeddings=tables * hidden + 2 * hidden,
-        layers=sizes.layers * (attention + forward + norms),
+        embeddings=tables * narrow + 2 * narrow + sizes.projection,
+        layers=sizes.layer * (1 if sizes.shared else sizes.layers),
         pooler=hidden * hidden + hidden,
         heads=sum(masked_lm if n is None else hidden * n + n for n in classes.values()),
     )
+
+
+def with_sharing(config: Config, sizes: Sizes, count: Parameters) -> Parameters:
+    return count._replace(sharing=shared_parameters(config.sharing, config.tasks, sizes.hidden))
 
 
 def stage_tokens(stage: Stage, batch_size: int, max_length: int) -> int:
@@ -88,11 +112,11 @@ def operations(sizes: Sizes, tokens: int, length: int, predicted: float = 0) -> 
     """Floating-point operations of training on `tokens` in sequences of `length`, `predicted` of them by masked LM.
 
     6 × (weights of the layers) per token: 2 forward, 4 backward. Attention adds 12 × layers × length × hidden per
-    token, masked LM 6 × hidden × (hidden + vocabulary) per prediction.
+    token, masked LM 6 × embedding × (hidden + vocabulary) per prediction. Shared weights are counted in every layer.
     """
-    layers = parameters(sizes, {}).layers
+    weights = sizes.layers * sizes.layer + sizes.projection
     attention = 12 * sizes.layers * length * sizes.hidden
-    return (6 * layers + attention) * tokens + 6 * sizes.hidden * (sizes.hidden + sizes.vocabulary) * predicted
+    return (6 * weights + attention) * tokens + 6 * sizes.narrow * (sizes.hidden + sizes.vocabulary) * predicted
 
 
 def memory(sizes: Sizes, total: int, zero: int, ranks: int, sequences: int, length: int, masked: float) -> Memory:
@@ -115,15 +139,25 @@ def memory(sizes: Sizes, total: int, zero: int, ranks: int, sequences: int, leng
 
 
 def read_sizes(config: Config) -> Sizes:
-    """From the prior weights' config.json, or from the settings of an encoder from scratch."""
-    segments = config.corpus.max_segments
-    if config.model.prior is None:
-        model = config.model
-        inner, positions = model.intermediate or 4 * model.hidden, max(POSITIONS, config.corpus.max_length)
-        vocabulary = read_vocabulary(config)
-        return Sizes(vocabulary, model.hidden, model.layers, model.heads, inner, positions, segments, len(TASKS))
-    source = config.model.prior
-    prior = read_config(source, read_files(source, ["config.json"], "model.prior"), "model.prior")
+    """From the config.json of the prior weights or of the teacher, or from the settings of an encoder from scratch."""
+    if config.distill is not None:
+        teacher = written_sizes(config)
+        return teacher._replace(layers=len(config.distill.taken(teacher.layers)))
+    if config.model.prior is not None:
+        return written_sizes(config)
+    model = config.model
+    inner, positions = model.intermediate or 4 * model.hidden, max(POSITIONS, config.corpus.max_length)
+    return Sizes(
+        read_vocabulary(config), model.hidden, model.layers, model.heads, inner, positions,
+        config.corpus.max_segments, len(TASKS), model.embedding, model.share_layers,
+    )  # fmt: skip
+
+
+def written_sizes(config: Config) -> Sizes:
+    """Those of the prior weights, or of the teacher."""
+    setting, source = config.origin()
+    assert source is not None
+    prior = read_config(source, read_files(source, ["config.json"], setting), setting)
     return Sizes(
         prior["vocab_size"],
         prior["hidden_size"],
@@ -131,7 +165,7 @@ def read_sizes(config: Config) -> Sizes:
         prior["num_attention_heads"],
         prior["intermediate_size"],
         prior["max_position_embeddings"],
-        max(segments, prior.get("type_vocab_size", 2)),
+        max(config.corpus.max_segments, prior.get("type_vocab_size", 2)),
         len(TASKS),
     )
 
@@ -152,12 +186,18 @@ def plan(config: Config, ranks: int = 1, cluster: Cluster | None = None) -> Rend
     stages = config.stages()
     settings = config.corpus.settings()
     classes, unknown = count_classes(config)
-    count = parameters(sizes, classes)
+    count = with_sharing(config, sizes, parameters(sizes, classes))
     model = Table.grid(padding=(0, 2))
     origin = f"continues from {config.model.prior}" if config.model.prior else "from scratch"
-    shape = f"{sizes.layers} layers × {sizes.hidden}, {sizes.heads} heads, {sizes.vocabulary:,} ids, {origin}"
+    if config.distill is not None:
+        origin = f"student of {config.distill.teacher} with {written_sizes(config).layers} layers"
+    layers = f"{sizes.layers} layers" + (" of the same weights" if sizes.shared else "")
+    shape = f"{layers} × {sizes.hidden}, {sizes.heads} heads, {sizes.vocabulary:,} ids, {origin}"
     model.add_row("encoder", f"{human(count.encoder)} parameters: {shape}")
     model.add_row("heads", f"{human(count.heads)} parameters for {len(classes)} tasks")
+    if count.sharing:
+        kind, place = config.sharing.kind, "inside the encoder" if config.sharing.place == "inside" else "on top of it"
+        model.add_row("sharing", f"{human(count.sharing)} parameters: {kind} {place}; its FLOP are not counted below")
     for task in unknown:
         model.add_row("", f"without {task}: its classes are those of its files, known once the corpus is built")
     a_step = f"{config.train.batch_size} instances of up to {settings.max_length} tokens"
@@ -206,8 +246,12 @@ def stage_table(config: Config, stages: list[Stage], sizes: Sizes) -> Table:
 
 def stage_operations(config: Config, stage: Stage, sizes: Sizes) -> float:
     batch, length = config.train.batch_size, config.corpus.max_length
+    tokens = stage_tokens(stage, batch, length)
+    if config.distill is not None:  # every token is predicted, and by the teacher too, a third of training it
+        teacher = operations(written_sizes(config), tokens, length, tokens) / 3
+        return operations(sizes, tokens, length, tokens) + teacher
     predicted = predicted_steps(config, stage) * batch * length * config.corpus.mask_share
-    return operations(sizes, stage_tokens(stage, batch, length), length, predicted)
+    return operations(sizes, tokens, length, predicted)
 
 
 def predicted_steps(config: Config, stage: Stage) -> int:
@@ -290,13 +334,18 @@ def planned_memory(config: Config, ranks: int) -> float:
     """Bytes of one rank, all parts together."""
     classes, _ = count_classes(config)
     sizes = read_sizes(config)
-    return sum(memory_of(config, sizes, parameters(sizes, classes).total, config.train.zero_stage, ranks))
+    count = with_sharing(config, sizes, parameters(sizes, classes))
+    return sum(memory_of(config, sizes, count.total, config.train.zero_stage, ranks))
 
 
 def memory_of(config: Config, sizes: Sizes, total: int, zero: int, ranks: int) -> Memory:
     sequences = min(config.train.micro_batch_size, -(-config.train.batch_size // ranks))
     length, masked = config.corpus.max_length, config.corpus.mask_share
-    return memory(sizes, total, zero, ranks, sequences, length, masked)
+    if config.distill is None:
+        return memory(sizes, total, zero, ranks, sequences, length, masked)
+    parts = memory(sizes, total, zero, ranks, sequences, length, masked=2)  # all tokens, by student and teacher
+    teacher = parameters(written_sizes(config), {knowledge_masking.NAME: None}).total
+    return parts._replace(weights=parts.weights + NUMBER * teacher)
 
 
 def checkpoint_bytes(total: int) -> int:
@@ -306,9 +355,9 @@ def checkpoint_bytes(total: int) -> int:
 
 def checkpoints_bytes(config: Config) -> int:
     """On disk at most, without `train.keep_every`: the checkpoints kept, one being written, the finished stages."""
-    classes, _ = count_classes(config)
+    (classes, _), sizes = count_classes(config), read_sizes(config)
     kept = config.train.keep_last + 1 + len(config.stages())
-    return kept * checkpoint_bytes(parameters(read_sizes(config), classes).total)
+    return kept * checkpoint_bytes(with_sharing(config, sizes, parameters(sizes, classes)).total)
 
 
 def bytes_to_write(config: Config) -> int:

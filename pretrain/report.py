@@ -29,9 +29,10 @@ from pretrain.tasks import TASKS
 REDRAW_SECONDS = 0.1
 """The live display is redrawn when a record comes, but not more often than this."""
 STEP_KEYS = (
-    "stage", "lr", "gradient_norm", "skipped", "tokens_per_second", "padding_share", "wait_share", "memory",
+    "stage", "lr", "gradient_norm", "skipped", "tokens_per_second", "padding_share", "wait_share", "probe_seconds",
+    "memory",
 )  # fmt: skip
-"""What wandb is told of a step beside its losses."""
+"""What wandb is told of a step beside the losses and weights of tasks."""
 NARROW = 100
 """Columns of a plain terminal's tables, where the width is not known."""
 
@@ -98,7 +99,13 @@ class Report:
             return
         self.append(record)
         losses = {f"loss/{task}": loss for task, loss in record["loss"].items()}
-        self.to_wandb(record, STEP_KEYS, losses)
+        weights = {f"weight/{task}": weight for task, weight in record["weight"].items()}
+        entropies = {
+            f"gate_entropy/{task}/level{number}": level["entropy"]
+            for task, levels in record.get("gates", {}).items()
+            for number, level in enumerate(levels, 1)
+        }
+        self.to_wandb(record, STEP_KEYS, losses | weights | entropies)
         if record["stage"] != self.last.get("stage"):
             self.settle()
             self.losses = {}
@@ -192,7 +199,11 @@ def stage_label(record: dict, titles: Sequence[str]) -> str:
 
 
 def step_line(record: dict, titles: Sequence[str]) -> str:
-    losses = ", ".join(f"{task} {loss:.3f}" for task, loss in record["loss"].items())
+    weights = {task: weight for task, weight in record["weight"].items() if weight != 1}
+    losses = ", ".join(
+        f"{task} {loss:.3f}" + (f" × {weights[task]:.2f}" if task in weights else "")
+        for task, loss in record["loss"].items()
+    )
     return (
         f"{stage_label(record, titles)}  step {record['step']}/{record['num_steps']}  {record['task']}  "
         f"loss: {losses}  {speed(record)}  left {clock(record['seconds_left'])}"
@@ -233,13 +244,14 @@ def step_frame(
     bar = ProgressBar(total=record["num_steps"], completed=record["step"])
     progress.add_row(bar, f"{record['step']}/{record['num_steps']}  left {clock(record['seconds_left'])}")
     tasks = Table.grid(padding=(0, 2))
-    for _ in range(4):
+    for _ in range(5):
         tasks.add_column(no_wrap=True)
     for task, loss in losses.items():
         last = validation.get(task)
         before = Text(f"validation {last['metric']:.3f}, chance {last['chance']:.3f}", "dim") if last else Text()
         now = Text("◂" if task == record["task"] else " ", "cyan")
-        tasks.add_row(task, Text(f"loss {loss:7.3f}"), now, before)
+        weight = record["weight"].get(task, 1.0)
+        tasks.add_row(task, Text(f"loss {loss:7.3f}"), Text(f"× {weight:.2f}" if weight != 1 else ""), now, before)
     head = Text(stage_label(record, titles), "bold", no_wrap=True, overflow="ellipsis")
     return Group(head, progress, Text(speed(record), no_wrap=True, overflow="ellipsis"), tasks)
 

@@ -95,10 +95,12 @@ def refuse_changes(config: Config) -> None:
     if not path.exists() or not any(folder.glob("stage*")):
         return
     before, now = settings(yaml.safe_load(path.read_text())), settings(resolved(config))
+    defaults = settings(resolved(Config()))  # of a setting that did not exist then
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and key not in FREE:
+        was = before.get(key, defaults.get(key))
+        if was != now.get(key) and key not in FREE:
             raise ValueError(
-                f"{key} was {before.get(key)!r} when {folder} was trained and is {now.get(key)!r} now. "
+                f"{key} was {was!r} when {folder} was trained and is {now.get(key)!r} now. "
                 f"Set it back, give the run another name=, or delete {folder} to start over."
             )
 

@@ -14,11 +14,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import ErnieConfig
 
 from corpus_tools.config import relations_of
 from corpus_tools.shards import Instances, read_manifest
 from corpus_tools.tokenizer import fingerprint, vocabulary
+from pretrain.balancing.balancer import Balancer
+from pretrain.balancing.make import make_balancer, refuse_absent
+from pretrain.balancing.uncertainty import LogVariances
 from pretrain.checkpoint import Checkpoints, circumstances, damaged, newest_whole, read_about, take_snapshot, write
 from pretrain.config import Config, resolved
 from pretrain.data.batch import Source
@@ -33,6 +37,7 @@ from pretrain.loop import State, StepResult, train_stage
 from pretrain.model.attention import fitting
 from pretrain.model.model import Model, ernie_config, load_prior
 from pretrain.model.prior import Prior, read_prior
+from pretrain.model.student import Student, Teacher, fingerprint_of, read_teacher, student_weights
 from pretrain.optimizer import learning_rate
 from pretrain.plan import bytes_to_write, planned_memory
 from pretrain.report import Report
@@ -48,6 +53,7 @@ from pretrain.run import (
     stopped_file,
     wanted_stages,
 )
+from pretrain.sharing.build import build_sharing, read_gates
 from pretrain.world import World, join
 
 READERS_ON_GPU = 4
@@ -62,6 +68,7 @@ def train(config: Config, stages: Sequence[int] | None, report: Report, typed: T
     Raises ValueError for a mistake, ConnectionError where ranks of other hosts are lost or leave.
     """
     wanted = wanted_stages(config, stages, typed)
+    refuse_absent(config.balancing)
     world = join(config.launch.first_timeout)
     report.log(f"rank {world.rank} of {world.size} on {world.hosts[world.rank]}, {world.device}")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -138,6 +145,8 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
     manifest = read_manifest(config.corpus.folder())
     model, state, moments, resumed = begin(config, number, manifest, report, world)
     fit(model, config, world.device)
+    if isinstance(model, Student):
+        model.teacher = find_teacher(model, config, world)
     model.prepare(config.train.activation_checkpointing, config.train.compile)
     guard = Guard(state.norms, config.train.spike, config.train.spike_window)
     engine = make_engine(model, config.train, world, guard)
@@ -148,11 +157,13 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
         report.resumed({**resumed, "num_steps": stage.total})
     steps = steps_of(config, number, read_sources(config, "train", list(stage.steps)), state, world)
     checkpoints = Checkpoints(folder / "checkpoints", config.train.keep_last, config.train.keep_every)
-    pace = Pace(config, number, last, state, steps, guard, report, world)
+    balancer = make_balancer(config, engine.module, steps, state.balance, world)
+    pace = Pace(config, number, last, state, steps, guard, balancer, report, world, model.sharing)
     first = state.step + 1
 
     def save() -> None:
         pace.note_skipped(state)
+        state.balance = balancer.state()
         snapshot = take_snapshot(engine, state, manifest, config, world)
         if world.main:
             checkpoints.save(snapshot)
@@ -184,8 +195,9 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
         readers = READERS_ON_GPU if world.device.type == "cuda" else 0
     try:
         done = train_stage(
-            engine, steps, state, rate_of(config, number), config.seed, world, guard, readers, after_step, stop_wanted
-        )
+            engine, steps, state, rate_of(config, number), config.seed, world, guard, readers, after_step, stop_wanted,
+            balancer,
+        )  # fmt: skip
         world.wait_at_most(config.launch.first_timeout)
         if not done:
             save()
@@ -194,6 +206,7 @@ def train_one(config: Config, number: int, last: int, report: Report, world: Wor
     if done:
         pace.note_skipped(state)
         measure()
+        state.balance = balancer.state()
         snapshot = take_snapshot(engine, state, manifest, config, world)
         if world.main:
             write(folder, snapshot)
@@ -228,6 +241,11 @@ def begin(
         report.note(f"{line}; the one before is used")
     if found is not None:
         about = read_about(found, manifest)
+        if config.distill is not None and about["teacher"] != fingerprint_of(config.distill):
+            raise ValueError(
+                f"{found} had another teacher than the one that lies in distill.teacher={config.distill.teacher} now. "
+                "Put the first one back, or give the run another name= to start over."
+            )
         model = build_model(config, known, ErnieConfig.from_json_file(found / "config.json"))
         load_weights(model, found)
         was, now = about["settings"], settings(resolved(config)) | circumstances(world)
@@ -249,14 +267,34 @@ def begin(
         carried = config.train.moments == "carry"
         moments = (load_file(before / "moments.safetensors"), about["updates"]) if carried else ({}, {})
         return model, replace(State(**about["state"]), stage=number, step=0), moments, None
-    prior = read_prior(config.model.prior) if config.model.prior is not None else None
+    prior = starting_weights(config)
     model = build_model(config, known, first_shape(config, prior))
     if prior is not None:
         new, unused = load_prior(model, prior)
-        report.note(f"stage 1 continues from {config.model.prior}; new: {summary(new) or 'nothing'}")
+        report.note(f"stage 1 continues from {config.origin()[1]}; new: {summary(new) or 'nothing'}")
         if unused:
             report.note(f"of the prior weights not used: {summary(unused)}")
     return model, State(stage=1), ({}, {}), None
+
+
+def starting_weights(config: Config) -> Prior | None:
+    """What stage 1 continues from, if anything."""
+    if config.distill is not None:
+        return student_weights(config.distill)
+    return read_prior(config.model.prior) if config.model.prior is not None else None
+
+
+def find_teacher(student: Student, config: Config, world: World) -> Teacher:
+    """On the device. Raises ValueError where hosts have different ones."""
+    teacher = read_teacher(student.distill, Tokenizer.from_file(str(config.corpus.folder() / "tokenizer.json")))
+    found = world.gather(teacher.fingerprint)
+    if others := sorted({host for host, one in zip(world.hosts, found, strict=True) if one != found[0]}):
+        raise ValueError(
+            f"{', '.join(others)}: distill.teacher={student.distill.teacher} is not the one of {world.hosts[0]}. "
+            "Copy it there."
+        )
+    fit(teacher.model.to(world.device), config, world.device)
+    return teacher
 
 
 def known_tasks(config: Config, number: int) -> list[str]:
@@ -293,7 +331,14 @@ def steps_of(config: Config, number: int, sources: dict[str, Source], state: Sta
 def build_model(config: Config, tasks: Sequence[str], shape: ErnieConfig) -> Model:
     """An encoder with heads for these tasks, from scratch; the caller loads weights into it."""
     manifest = read_manifest(config.corpus.folder())
-    return Model(shape, {task: manifest["tasks"][task]["labels"] for task in tasks}, config.seed)
+    labels = {task: manifest["tasks"][task]["labels"] for task in tasks}
+    if config.distill is not None:
+        return Student(shape, labels, config.seed, config.distill)
+    sharing = build_sharing(config.sharing, config.tasks, shape, config.seed)
+    model = Model(shape, labels, config.seed, sharing, config.sharing.penalty)
+    if config.balancing.kind == "uncertainty":
+        model.log_variances = LogVariances(tasks, config.balancing.lr)
+    return model
 
 
 def first_shape(config: Config, prior: Prior | None) -> ErnieConfig:
@@ -307,16 +352,16 @@ def first_shape(config: Config, prior: Prior | None) -> ErnieConfig:
 
 def check_shape(config: Config, shape: ErnieConfig, vocab_size: int) -> None:
     """Refuse a configuration that contradicts its prior weights."""
-    prior, ours = config.model.prior, config.model
+    (setting, source), ours = config.origin(), config.model
     if vocab_size > shape.vocab_size:
         raise ValueError(
-            f"the corpus' tokenizer has {vocab_size} entries, the embedding of model.prior={prior} only "
-            f"{shape.vocab_size}. Build the corpus with corpus.tokenizer={prior}."
+            f"the corpus' tokenizer has {vocab_size} entries, the embedding of {setting}={source} only "
+            f"{shape.vocab_size}. Build the corpus with corpus.tokenizer={source}."
         )
     if config.corpus.max_length > shape.max_position_embeddings:
         raise ValueError(
             f"corpus.max_length={config.corpus.max_length} is more than the {shape.max_position_embeddings} positions "
-            f"of model.prior={prior}."
+            f"of {setting}={source}."
         )
     given = {
         "layers": shape.num_hidden_layers,
@@ -328,7 +373,7 @@ def check_shape(config: Config, shape: ErnieConfig, vocab_size: int) -> None:
     for name in ours.model_fields_set & given.keys():
         if getattr(ours, name) not in (None, given[name]):
             raise ValueError(
-                f"model.{name}={getattr(ours, name)}, but model.prior={prior} has {given[name]}. "
+                f"model.{name}={getattr(ours, name)}, but {setting}={source} has {given[name]}. "
                 f"Leave model.{name} out: prior weights bring their own size."
             )
 
@@ -393,6 +438,8 @@ def load_weights(model: Model, folder: Path) -> list[str]:
     for name in new:
         if name.startswith("encoder.embeddings.task_type_embeddings.rows."):
             place[name].copy_(model.task_embeddings.start)
+    if model.log_variances is not None:
+        model.log_variances.join([task for task in model.log_variances.s if f"log_variances.s.{task}" in new])
     return new
 
 
@@ -405,6 +452,10 @@ def summary(names: Sequence[str]) -> str:
             short[f"head of {parts[1]}"] = None
         elif "task_type_embeddings" in name:
             short[f"embedding of {parts[-1]}"] = None
+        elif parts[0] == "sharing":
+            short["sharing"] = None
+        elif parts[0] == "log_variances":
+            short[f"weight of {parts[-1]}"] = None
         else:
             short[".".join(parts[1:3])] = None
     return ", ".join(short)
@@ -444,12 +495,15 @@ class Pace:
         state: State,
         steps: Steps,
         guard: Guard,
+        balancer: Balancer,
         report: Report,
         world: World,
+        sharing: nn.Module,
     ):
         plan = config.stages()
         self.config, self.number, self.num_stages, self.total = config, number, len(plan), len(steps)
-        self.steps, self.guard, self.report, self.world = steps, guard, report, world
+        self.steps, self.guard, self.balancer, self.report = steps, guard, balancer, report
+        self.world, self.sharing = world, sharing
         self.left_after = sum(stage.total for stage in plan[number:last])
         self.planned = planned_memory(config, world.size)
         self.begun, self.first_step = time.monotonic(), state.step
@@ -461,6 +515,7 @@ class Pace:
         self.targets: dict[str, torch.Tensor] = {}
         self.tokens = self.slots = 0
         self.waited = 0.0
+        self.balancer.seconds = 0.0
 
     def step(self, state: State, task: str, rate: float, result: StepResult) -> None:
         taken = result.norm.isfinite()
@@ -478,6 +533,7 @@ class Pace:
         sums = self.world.sum([float(self.losses[name]) for name in targets])
         now = time.monotonic()
         seconds, pace = now - self.window_begun, (now - self.begun) / (state.step - self.first_step)
+        gates = read_gates(self.sharing, self.world)
         self.report.step({
             "kind": "step",
             "run_step": state.run_step,
@@ -487,6 +543,8 @@ class Pace:
             "num_steps": self.total,
             "task": task,
             "loss": {name: loss / targets[name] for name, loss in zip(targets, sums, strict=True)},
+            "weight": self.balancer.shown(),
+            "probe_seconds": self.balancer.seconds,
             "gradient_norm": float(result.norm) if taken else None,
             "skipped": state.skipped,
             "lr": rate,
@@ -497,6 +555,8 @@ class Pace:
             "memory_planned": self.planned,
             "seconds_left": pace * (self.total - state.step + self.left_after),
             "tokens": state.tokens,
+            **({"penalty": float(result.penalty)} if result.penalty is not None else {}),
+            **({"gates": gates} if gates else {}),
         })  # fmt: skip
         self.clear()
 

@@ -109,3 +109,16 @@ def test_a_setting_that_changed_in_the_middle_of_a_run_is_named_with_both_values
     claim_folder(load_config(None, ["name=run", "log.every=3", "corpus.executor=ray"]))
     with pytest.raises(ValueError, match=r"corpus.mask_levels was 'mixed' .* is \{'basic': 1.0\} now"):
         claim_folder(load_config(None, ["name=run", "corpus.mask_levels={basic: 1.0}"]))
+
+
+def test_a_setting_that_did_not_exist_when_a_run_began_had_its_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    claim_folder(load_config(None, ["name=run"]))
+    Path("runs/run/stage1").mkdir()
+    path = Path("runs/run/config.yaml")
+    tree = yaml.safe_load(path.read_text())
+    del tree["model"]["share_layers"], tree["distill"]
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(ValueError, match=r"model.share_layers was False .* is True now"):
+        claim_folder(load_config(None, ["name=run", "model.share_layers=true"]))
+    claim_folder(load_config(None, ["name=run"]))

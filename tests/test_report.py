@@ -22,6 +22,7 @@ def step(run_step: int, stage: int = 1, **loss: float) -> dict:
     return {
         "kind": "step", "run_step": run_step, "stage": stage, "num_stages": 3, "step": run_step, "num_steps": 60,
         "task": "knowledge_masking", "loss": loss or {"knowledge_masking": 5.25}, "lr": 1e-4,
+        "weight": {"knowledge_masking": 1.0, "capitalization": 1.25}, "probe_seconds": 0.0,
         "tokens_per_second": 3210.0, "padding_share": 0.021, "wait_share": 0.004, "seconds_left": 3725.0,
         "gradient_norm": 0.5, "skipped": 0, "memory": 1.5e9, "memory_planned": 1e9,
     }  # fmt: skip
@@ -58,6 +59,16 @@ def test_every_record_is_a_line_of_json_and_a_line_on_a_plain_screen(config):
     assert "left 1:02:05" in first
     assert "capitalization" in second and "accuracy 0.600" in second and "chance 0.500" in second
     assert "n=2 0.750" in third
+
+
+def test_weights_other_than_1_are_shown_beside_the_losses(config):
+    """The record's are 1 and 1.25."""
+    loss = {"knowledge_masking": 5.0, "capitalization": 0.4}
+    for console in (plain(), terminal(width=200)):
+        with Report(config, console=console) as report:
+            report.step(step(1, **loss))
+        shown = console.file.getvalue()
+        assert "knowledge_masking 5.000, capitalization 0.400 × 1.25" in shown and "× 1.00" not in shown
 
 
 def test_a_resumed_run_drops_what_lies_beyond_its_checkpoint(config):

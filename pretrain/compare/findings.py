@@ -2,7 +2,7 @@
 
 `find` returns plain data, which `findings.json` keeps and the report shows:
 
-    name, primary, arms, orders, seeds, lr_spans, groups   as configured; `groups` in words: what stages add
+    name, primary, arms, variants, orders, seeds, lr_spans, groups   as configured; `groups` in words: what stages add
     tasks        the tasks, in curriculum order
     metrics      per task: name of its metric, chance, and loss of guessing
     runs         one per job: name, arm, order, lr_spans, seed, state (finished, begun, missing), and where begun:
@@ -48,6 +48,7 @@ def find(compare: CompareConfig, command: str = "cumul compare CONFIG") -> dict[
         "name": compare.name,
         "primary": compare.primary,
         "arms": compare.arms,
+        "variants": compare.variants,
         "orders": compare.orders,
         "seeds": compare.seeds,
         "lr_spans": compare.lr_spans,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
+from itertools import cycle
 from pathlib import Path
 from textwrap import shorten
 from typing import NamedTuple
@@ -25,6 +26,14 @@ COLOURS = {
     "alone": ("#75610a", "#d6bd45"),
 }
 """Of every arm, on a light and a dark ground; told apart by those who do not see red, green or blue, too."""
+MORE = (
+    ("#b3261e", "#f28b82"),
+    ("#5b4bb5", "#aba0f0"),
+    ("#2e7d1f", "#8ccf7b"),
+    ("#6d4c41", "#c4a294"),
+    ("#00798c", "#5cc8d6"),
+)
+"""Of variants, after those of schedules."""
 OTHER = ("#5b616b", "#a2a7b0")
 """Of checkpoints beside the arms."""
 INK = {"ground": ("#ffffff", "#16181c"), "ink": ("#1d2025", "#e6e4df"), "soft": OTHER, "line": ("#dedbd3", "#343941")}
@@ -34,6 +43,8 @@ STRONGEST = 0.62
 
 WIDTH = 920
 COLUMNS = 4
+LEGEND = 7
+"""Arms in a line."""
 LEFT, TOP, RIGHT, BOTTOM = 46, 30, 12, 30
 PANEL = 190
 
@@ -87,17 +98,17 @@ def draw_curves(findings: Findings, spans: str, measure: str) -> str:
     found = curves(findings, spans, 1)
     if not found:
         return ""
-    parts = [*legend(found)]
+    parts, top = [*legend(found)], 16 + 18 * -(-len(found) // LEGEND)
     for place, task in enumerate(findings["tasks"]):
         mine = {arm: curve["tasks"][task] for arm, curve in found.items() if task in curve["tasks"]}
         if mine:
-            parts += curve_panel(findings, task, measure, mine, *corner(place))
-    height = 34 + PANEL * -(-len(findings["tasks"]) // COLUMNS)
-    return svg(height, f"{measure} of every task over tokens, by arm", parts)
+            parts += curve_panel(findings, task, measure, mine, *corner(place, top))
+    height = top + PANEL * -(-len(findings["tasks"]) // COLUMNS)
+    return svg(findings, height, f"{measure} of every task over tokens, by arm", parts)
 
 
-def corner(place: int) -> tuple[float, float]:
-    return place % COLUMNS * WIDTH / COLUMNS, 34 + place // COLUMNS * PANEL
+def corner(place: int, top: float) -> tuple[float, float]:
+    return place % COLUMNS * WIDTH / COLUMNS, top + place // COLUMNS * PANEL
 
 
 def curve_panel(findings: Findings, task: str, measure: str, mine: dict, x: float, y: float) -> Iterator[str]:
@@ -123,9 +134,9 @@ def curve_panel(findings: Findings, task: str, measure: str, mine: dict, x: floa
 def curve_line(frame: Frame, line: dict, measure: str, arm: str, width: float, opacity: float) -> Iterator[str]:
     points = [frame.at(*point) for point in zip(line["tokens"], line[measure], strict=True)]
     if len(points) == 1:
-        yield dot(*points[0], arm, width + 1, opacity)
+        yield dot(*points[0], kind_of(arm), width + 1, opacity)
     else:
-        yield polyline(points, arm, width, opacity)
+        yield polyline(points, kind_of(arm), width, opacity)
 
 
 def axes(frame: Frame) -> Iterator[str]:
@@ -144,7 +155,7 @@ def stages(findings: Findings, spans: str) -> str:
         return ""
     parts, y = [*slanted_heads(findings, 86)], 96.0
     for arm, mine in arms.items():
-        parts += [text(8, y + 15, arm, f"ink {arm} strong")]
+        parts += [text(8, y + 15, arm, f"ink {kind_of(arm)} strong")]
         for place, row in enumerate(mean_matrix(mine, "metric")):
             names = " + ".join(spoken(group) for group in trained_in(findings, mine[0]["stages"][place]))
             names = shorten(names, LETTERS, placeholder=" …")
@@ -152,7 +163,7 @@ def stages(findings: Findings, spans: str) -> str:
             parts += heat_row(findings, row, mine[0]["stages"][place], y)
             y += 24
         y += 12
-    return svg(round(y), "metric of every task after every stage, by arm", parts)
+    return svg(findings, round(y), "metric of every task after every stage, by arm", parts)
 
 
 NAMES = 420
@@ -200,8 +211,10 @@ def downstream(findings: Findings, spans: str) -> str:
         about = findings["downstream_tasks"].get(task)
         title = "mean" if about is None else f"{spoken(str(task))} · {about['metric']}"
         guess = None if about is None else about["chance"]
-        parts += dots(values, title, guess, Frame(x + 118, y + TOP, WIDTH / 3 - 136, 20 * len(rows), (0, 1), (0, 1)))
-    return svg(tall * -(-len(panels) // 3), "downstream results by arm, with 95 % intervals", parts)
+        parts += dots(
+            findings, values, title, guess, Frame(x + 118, y + TOP, WIDTH / 3 - 136, 20 * len(rows), (0, 1), (0, 1))
+        )
+    return svg(findings, tall * -(-len(panels) // 3), "downstream results by arm, with 95 % intervals", parts)
 
 
 def claims(findings: Findings, spans: str) -> str:
@@ -213,10 +226,12 @@ def claims(findings: Findings, spans: str) -> str:
     ]
     title = "claimed differences, with 95 % intervals"
     frame = Frame(210, TOP, WIDTH - 240, 22 * len(mine), (0, 1), (0, 1))
-    return svg(round(frame.height) + TOP + 28, title, dots(values, title, 0.0, frame))
+    return svg(findings, round(frame.height) + TOP + 28, title, dots(findings, values, title, 0.0, frame))
 
 
-def dots(values: Sequence[tuple[str, list | None]], title: str, guess: float | None, frame: Frame) -> Iterator[str]:
+def dots(
+    findings: Findings, values: Sequence[tuple[str, list | None]], title: str, guess: float | None, frame: Frame
+) -> Iterator[str]:
     """A line per name: mean and interval; a dotted line at what guessing, or no difference, would be."""
     known = [bound for _, estimate in values for bound in estimate or () if bound is not None]
     near = [] if guess is None else [guess]
@@ -230,7 +245,7 @@ def dots(values: Sequence[tuple[str, list | None]], title: str, guess: float | N
     for x in map(frame.right, near):
         yield polyline([(x, frame.y), (x, frame.y + frame.height)], "soft", 1.2, 1, "2 3")
     for place, (name, estimate) in enumerate(values):
-        y, kind = frame.y + step * (place + 0.5), name if name in COLOURS else "other"
+        y, kind = frame.y + step * (place + 0.5), kind_of(name) if name in findings["arms"] else "other"
         yield text(frame.x - 8, y + 4, name, "ink", "end")
         if estimate is None:
             continue
@@ -242,9 +257,9 @@ def dots(values: Sequence[tuple[str, list | None]], title: str, guess: float | N
 
 def legend(arms: Iterable[str]) -> Iterator[str]:
     for place, arm in enumerate(arms):
-        x = LEFT + place * 110
-        yield polyline([(x, 18), (x + 22, 18)], arm, 2.6)
-        yield text(x + 28, 22, arm, "ink")
+        x, y = LEFT + place % LEGEND * 110, 18 + place // LEGEND * 18
+        yield polyline([(x, y), (x + 22, y)], kind_of(arm), 2.6)
+        yield text(x + 28, y + 4, arm, "ink")
     yield polyline([(WIDTH - 90, 18), (WIDTH - 68, 18)], "soft", 1, 1, "2 3")
     yield text(WIDTH - 62, 22, "guessing", "ink")
 
@@ -252,7 +267,18 @@ def legend(arms: Iterable[str]) -> Iterator[str]:
 # ---- SVG
 
 
-def svg(height: int, title: str, parts: Iterable[str]) -> str:
+def colours(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Of schedules always the same, of variants in the order in which they are listed."""
+    variants = [arm for arm in arms if arm not in COLOURS]
+    return {arm: COLOURS[arm] for arm in arms if arm in COLOURS} | dict(zip(variants, cycle(MORE)))
+
+
+def kind_of(arm: str) -> str:
+    """The class that colours an arm."""
+    return f"arm-{arm}"
+
+
+def svg(findings: Findings, height: int, title: str, parts: Iterable[str]) -> str:
     body = "\n".join(parts)
     size = f'width="{WIDTH}" height="{height}"'
     return (
@@ -260,13 +286,14 @@ def svg(height: int, title: str, parts: Iterable[str]) -> str:
         f"<title>{escape(title)}</title>\n<style>\n"
         "text { font: 12px system-ui, sans-serif; } .strong { font-weight: 650; }\n"
         "polyline { stroke-linejoin: round; }\n"
-        f"{colours(0)}\n@media (prefers-color-scheme: dark) {{\n{colours(1)}\n}}\n</style>\n"
+        f"{style(findings, 0)}\n@media (prefers-color-scheme: dark) {{\n{style(findings, 1)}\n}}\n</style>\n"
         f'<rect {size} class="ground"/>\n{body}\n</svg>\n'
     )
 
 
-def colours(dark: int) -> str:
-    named = {**INK, **HEAT, **COLOURS, "other": OTHER}
+def style(findings: Findings, dark: int) -> str:
+    arms = {kind_of(arm): pair for arm, pair in colours(findings["arms"]).items()}
+    named = {**INK, **HEAT, **arms, "other": OTHER}
     rule = ".{0} {{ fill: {1}; }} polyline.{0} {{ fill: none; stroke: {1}; }}"
     return "\n".join(rule.format(name, pair[dark]) for name, pair in named.items())
 

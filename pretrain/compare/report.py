@@ -17,7 +17,7 @@ from pathlib import Path
 
 from plotly.offline import get_plotlyjs
 
-from pretrain.compare.pictures import COLOURS, write_pictures
+from pretrain.compare.pictures import COLOURS, colours, kind_of, write_pictures
 from pretrain.compare.sections import (
     LEARNING_RATE,
     Block,
@@ -106,7 +106,10 @@ def as_page(findings: Findings) -> str:
     parts = {
         "HASHES": f"{digest(plotly)} {digest(script)}",
         "TITLE": escape(findings["name"]),
-        "COLOURS": "".join(f"--{arm}: light-dark({light}, {dark}); " for arm, (light, dark) in COLOURS.items()),
+        "COLOURS": "".join(
+            f"--{kind_of(arm)}: light-dark({light}, {dark}); "
+            for arm, (light, dark) in (COLOURS | colours(findings["arms"])).items()
+        ),
         "BODY": body(findings),
         "DATA": embedded(chart_data(findings)),
         "PLOTLY": plotly,

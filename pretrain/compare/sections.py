@@ -3,7 +3,7 @@
 A section is a title and blocks: a paragraph (str), a list (list of str), a table, charts, or code.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from pretrain.compare.series import (
@@ -120,9 +120,13 @@ def compared(findings: Findings) -> list[Block]:
         rate = "no: it begins anew in every stage, and the arms differ in their stages"
     elif len(findings["lr_spans"]) > 1:
         rate += ", but where it begins anew in every stage: then the arms differ, as they do in their stages"
+    variants = findings["variants"]
+    question = "spend the same budget in different orders. Which leaves the better encoder, and what is forgotten?"
+    if variants:
+        question = "and variants of one spend the same budget. Which leaves the better encoder, and what is forgotten?"
     return [
-        "Schedules spend the same budget in different orders. Which leaves the better encoder, and what is forgotten?",
-        [f"{arm}: {ARMS[arm]}" for arm in findings["arms"]],
+        f"Schedules {question}",
+        [f"{arm}: {settings(variants[arm]) if arm in variants else ARMS[arm]}" for arm in findings["arms"]],
         f"Stages add, in this order: {groups}.{ordered if orders > 1 else ''} "
         f"{seeds} {'seeds' if seeds > 1 else 'seed: there are no intervals, and nothing can be tested'}"
         f"{' of every arm and order' if orders > 1 else ' of every arm' if seeds > 1 else ''}.",
@@ -131,16 +135,34 @@ def compared(findings: Findings) -> list[Block]:
             f"budget: {budget(findings)}",
             "tokens: the same instances, hence the same tokens of every task"
             + (", but for the arm alone" if "alone" in findings["arms"] else ""),
-            "initial weights: of a seed, the same in all arms",
+            "initial weights: of a seed, the same in all arms" + (", but for what only one has" if variants else ""),
             "instances: of a task and seed, the same in the same order, with the same masks",
             f"learning rate: {rate}",
         ],
         "Not held equal:",
         [
+            *(
+                ["what the variants set, as listed above; with it the time and the operations of a step"]
+                if variants
+                else []
+            ),
             "dropout: it is drawn by the step, so a batch that comes at another step has another",
             "wall time: other work may have shared the machine",
         ],
     ]
+
+
+def settings(tree: dict) -> str:
+    """What a variant sets, as it would be typed; and nothing else."""
+    return ", ".join(typed(tree)) or "as run has it"
+
+
+def typed(tree: dict, section: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from typed(value, f"{section}{key}.")
+        else:
+            yield f"{section}{key}={value}"
 
 
 def budget(findings: Findings) -> str:
@@ -182,7 +204,7 @@ def reasons(findings: Findings, spans: str, arm: str, row: dict) -> list[str]:
         said.append(f"{arm} trains {', '.join(spoken(task) for task in trained)} only: there is no mean of the tasks.")
     if row["backward_transfer"] is None and stages and len(stages[0]) == 1:
         said.append(f"{arm} has one stage: nothing follows it, so backward transfer and forgetting are undefined.")
-    if row["intransigence"] is None and row["average"] is not None:
+    if row["intransigence"] is None and row["average"] is not None and "joint" in findings["arms"]:
         said.append(f"{arm} has no intransigence: it needs a finished run of the arm joint of the same seed.")
     return said
 

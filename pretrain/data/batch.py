@@ -105,8 +105,11 @@ class Source:
     def at(self, position: int, companions: Sequence[str] = (), max_length: int | None = None) -> Example:
         """The example at a position of the endless feed, cut to `max_length` tokens."""
         epoch, index = order(position, len(self.instances), self.seed, self.task)
-        phase = min(position * len(self.phases) // self.budget, len(self.phases) - 1)
-        return self.draw(index, epoch, companions, phase, max_length)
+        return self.draw(index, epoch, companions, self.phase(position), max_length)
+
+    def phase(self, position: int) -> int:
+        """Which of `phases` a position of the feed lies in."""
+        return min(position * len(self.phases) // self.budget, len(self.phases) - 1)
 
     def draw(
         self,

@@ -2,7 +2,7 @@
 
 import signal
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from pretrain.data.batch import Batch, Source, pack
+from pretrain.data.batch import Batch, Example, Source, address, pack
 from pretrain.schedule.reading import Reading
 from pretrain.tasks import TASKS
 
@@ -50,17 +50,40 @@ class Steps(Dataset):
 
     def __getitem__(self, step: int) -> list[Batch]:
         task, position, size = self.share(step)
-        source, length = self.sources[task], self.reading.length(step)
-        riding = [name for name in self.companions if name in self.reading.stage.steps and TASKS[task].target is None]
-        mine = np.arange(position + self.rank, position + size, self.ranks)
+        source, length, riding = self.sources[task], self.reading.length(step), self.riding(task)
+        return self.cut(task, size, lambda number: source.at(position + number, riding, length))
+
+    def beside(self, task: str, step: int, run_step: int) -> list[Batch]:
+        """A batch of a task as large as that of a step, of instances and masks of its own, addressed by the run's step.
+
+        No feed moves. Companions ride along, so that the encoder is shown what it is shown in training.
+        """
+        source, length, riding = self.sources[task], self.reading.length(step), self.riding(task)
+        size, phase = self.reading.size(step), source.phase(self.position(task, step))
+        chosen = address(source.seed, task, "probe", run_step).integers(len(source.instances), size=size).tolist()
+        return self.cut(
+            task, size, lambda number: source.draw(chosen[number], f"probe/{run_step}/{number}", riding, phase, length)
+        )
+
+    def cut(self, task: str, size: int, example: Callable[[int], Example]) -> list[Batch]:
+        """This rank's part of `size` examples, in micro-batches."""
+        mine = np.arange(self.rank, size, self.ranks)
         # as many for every rank, because they reduce together; where a rank has an instance more, a batch has too
         number = -(-(size // self.ranks) // self.micro_batch_size)
         micro = [chunk.tolist() for chunk in np.array_split(mine, number)]
-        return [pack(task, [source.at(at, riding, length) for at in chunk], self.multiple) for chunk in micro]
+        return [pack(task, [example(at) for at in chunk], self.multiple) for chunk in micro]
+
+    def riding(self, task: str) -> list[str]:
+        """The companions of a task."""
+        return [name for name in self.companions if name in self.reading.stage.steps and TASKS[task].target is None]
 
     def share(self, step: int) -> Share:
         task = self.reading.stage.task_at(step)
-        return Share(task, self.begin.get(task, 0) + self.reading.before(task, step), self.reading.size(step))
+        return Share(task, self.position(task, step), self.reading.size(step))
+
+    def position(self, task: str, step: int) -> int:
+        """Where the feed of a task stands before a step."""
+        return self.begin.get(task, 0) + self.reading.before(task, step)
 
 
 def read_ahead(steps: Steps, first: int, readers: int, gpu: bool) -> Iterator[list[Batch]]:

@@ -1,11 +1,12 @@
 """The encoder and the heads that its tasks declare.
 
 The encoder is transformers' `ErnieModel`: BERT plus an embedding of the task, added to every token (ERNIE 2.0, section
-4.1). Each task's row of that embedding is a parameter of its own, so that a task that rests can rest entirely.
+4.1). Each task's row of that embedding is a parameter of its own, so that a task that rests can rest entirely. ALBERT's
+two savings (Lan et al. 2020, section 3.1), narrow embeddings and shared layers, are in the encoder's shape where set.
 """
 
-from collections.abc import Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Mapping, Sequence, Set
+from functools import partial
 from typing import cast
 
 import torch
@@ -14,13 +15,18 @@ from torch.nn import functional
 from transformers import ErnieConfig, ErnieModel
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.ernie.modeling_ernie import ErnieLayer
+from transformers.models.ernie.modeling_ernie import ErnieEmbeddings, ErnieLayer
 
-from pretrain.config import ModelConfig
+from pretrain.balancing.uncertainty import LogVariances
+from pretrain.config import ModelConfig, PenaltyConfig
 from pretrain.data.batch import Batch, Layout
 from pretrain.model.attention import one_by_one
 from pretrain.model.dropout import replace_dropout
 from pretrain.model.prior import Prior, fit_types
+from pretrain.sharing.hard import Hard
+from pretrain.sharing.inside import Inside, Residual
+from pretrain.sharing.parts import drawn_from
+from pretrain.sharing.penalty import penalty
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Head
 
@@ -40,6 +46,10 @@ def ernie_config(ours: ModelConfig, prior: Prior | None, vocab_size: int, length
             "hidden_act": ours.activation,
             "max_position_embeddings": max(512, length),
         }
+        if ours.embedding is not None:
+            shape["embedding_size"] = ours.embedding
+        if ours.share_layers:
+            shape["share_layers"] = True
     else:
         shape = dict(prior.config)
     return ErnieConfig(
@@ -49,6 +59,14 @@ def ernie_config(ours: ModelConfig, prior: Prior | None, vocab_size: int, length
         hidden_dropout_prob=ours.dropout,
         attention_probs_dropout_prob=ours.attention_dropout,
     )
+
+
+def embedding_width(config: ErnieConfig) -> int:
+    return getattr(config, "embedding_size", config.hidden_size)
+
+
+def shares_layers(config: ErnieConfig) -> bool:
+    return getattr(config, "share_layers", False)
 
 
 class TaskEmbeddings(nn.Module):
@@ -73,9 +91,10 @@ class MaskedLMHead(nn.Module):
 
     def __init__(self, config: ErnieConfig):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        width = embedding_width(config)
+        self.dense = nn.Linear(config.hidden_size, width)
         self.activation = ACT2FN[config.hidden_act]
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
@@ -98,43 +117,77 @@ class MaskedLMHead(nn.Module):
 
 
 class Model(nn.Module):
-    """Encoder and heads. `labels` gives the classes of every task that has a head here."""
+    """Encoder, what the tasks share on top of it, heads. `labels` gives the classes of every task with a head here."""
 
-    def __init__(self, config: ErnieConfig, labels: Mapping[str, Sequence[str] | None], seed: int):
+    loss_weights: Mapping[str, float] = {}
+    """Of the losses that do not count once. What is no task's is summed over all tokens."""
+
+    def __init__(
+        self,
+        config: ErnieConfig,
+        labels: Mapping[str, Sequence[str] | None],
+        seed: int,
+        sharing: nn.Module | None = None,
+        penalty: PenaltyConfig | None = None,
+    ):
         super().__init__()
-        self.config = config
+        self.config, self.penalty = config, penalty or PenaltyConfig()
+        width = embedding_width(config)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.encoder = ErnieModel(config)
+            self.projection = self.narrow_embeddings() if width != config.hidden_size else None
+        if shares_layers(config):
+            self.encoder.encoder.layer = self.encoder.encoder.layer[:1]
         self.encoder.set_attn_implementation(one_by_one.__name__)
-        self.encoder.embeddings.task_type_embeddings = TaskEmbeddings(torch.zeros(config.hidden_size), list(labels))  # type: ignore[assignment]
+        self.encoder.embeddings.task_type_embeddings = TaskEmbeddings(torch.zeros(width), list(labels))  # type: ignore[assignment]
         self.heads = nn.ModuleDict()
         for task, classes in labels.items():
-            with torch.random.fork_rng():
-                torch.manual_seed(int.from_bytes(blake2b(f"{seed}/{task}".encode(), digest_size=7).digest(), "big"))
+            with drawn_from(f"{seed}/{task}"):
                 self.heads[task] = build_head(task, classes, config)
+        self.sharing = sharing or Hard()
+        self.log_variances: LogVariances | None = None
+        """Where uncertainty weighs the tasks."""
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.last_layer = last_layer
         replace_dropout(self)
+
+    def narrow_embeddings(self) -> nn.Linear:
+        """Make the embeddings as narrow as the shape says; returns what makes them as wide as the layers."""
+        width = embedding_width(self.config)
+        narrow = ErnieEmbeddings(ErnieConfig(**self.config.to_dict() | {"hidden_size": width}))
+        projection = nn.Linear(width, self.config.hidden_size)
+        for part in (narrow, projection):
+            part.apply(self.encoder._init_weights)
+        self.encoder.embeddings = narrow
+        return projection
 
     def prepare(self, twice: bool, compiled: bool) -> None:
         """`twice`: keep only what goes between layers, and compute the rest again on the way back."""
         if twice:
             self.encoder.activation_checkpointing_enable()
         if compiled:
-            for layer in self.encoder.encoder.layer[:-1]:
+            for layer in dict.fromkeys(self.layers[:-1]):
                 layer.compile(dynamic=True)
             self.last_layer = torch.compile(last_layer, dynamic=True)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The loss of every task in the batch, summed over its targets."""
         hidden = self.encode(batch)
-        return {task: self.loss(task, hidden[where], labels) for task, (where, labels) in batch.targets.items()}
+        losses = {
+            task: self.loss(task, self.sharing(task, hidden[where]), labels)
+            for task, (where, labels) in batch.targets.items()
+        }
+        return losses if self.log_variances is None else self.log_variances(losses, batch.counts)
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         """Logits of every task in the batch, shape (targets, classes)."""
         hidden = self.encode(batch)
-        return {task: self.read(task, hidden[where]) for task, (where, _) in batch.targets.items()}
+        return {task: self.read(task, self.sharing(task, hidden[where])) for task, (where, _) in batch.targets.items()}
+
+    def regularise(self, awake: Set[str]) -> Tensor | None:
+        """What regularised sharing adds to the loss of a step that trains these groups; None: nothing."""
+        return penalty(self.sharing, self.penalty, awake)
 
     def encode(self, batch: Batch) -> Tensor:
         """Hidden states of the slots that the batch reads, shape (reads, hidden)."""
@@ -145,10 +198,17 @@ class Model(nn.Module):
             position_ids=batch.positions[None],
             task_type_ids=torch.full_like(ids, TASK_IDS[batch.task]),
         )
-        *layers, last = self.encoder.encoder.layer
-        for layer in layers:
+        if self.projection is not None:
+            hidden = self.projection(hidden)
+        *layers, last = self.layers
+        inside = self.sharing.residuals(batch.task) if isinstance(self.sharing, Inside) else []
+        plain = len(layers) + 1 - len(inside)
+        for layer in layers[:plain]:
             hidden = layer(hidden, layout=batch.layout, queries=batch.layout)
-        return self.last_layer(cast(ErnieLayer, last), hidden, batch.read, batch.layout, batch.read_layout)[0]
+        for layer, residual in zip(layers[plain:], inside, strict=False):
+            hidden = last_layer(layer, hidden, slice(None), batch.layout, batch.layout, residual)
+        read = self.last_layer if not inside else partial(last_layer, residual=inside[-1])
+        return read(last, hidden, batch.read, batch.layout, batch.read_layout)[0]
 
     def loss(self, task: str, hidden: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of one task, summed over its targets, from the hidden states there."""
@@ -169,21 +229,42 @@ class Model(nn.Module):
         return head(self.dropout(hidden))
 
     @property
+    def layers(self) -> list[ErnieLayer]:
+        """In the order in which they are computed; where weights are shared, one layer as often as there are layers."""
+        own = cast(list[ErnieLayer], list(self.encoder.encoder.layer))
+        return own * (self.config.num_hidden_layers // len(own))
+
+    @property
+    def last_shared(self) -> nn.Parameter:
+        """The last matrix of the encoder, which all tasks share whatever lies on top of it or beside it."""
+        return cast(nn.Parameter, self.layers[-1].output.dense.weight)
+
+    @property
     def task_embeddings(self) -> TaskEmbeddings:
         return cast(TaskEmbeddings, self.encoder.embeddings.task_type_embeddings)
 
 
-def last_layer(layer: ErnieLayer, hidden: Tensor, read: Tensor, layout: Layout, queries: Layout) -> Tensor:
-    """What a layer of the encoder gives at the slots that are read: nothing of the last one is computed for others."""
+def last_layer(
+    layer: ErnieLayer,
+    hidden: Tensor,
+    read: Tensor | slice,
+    layout: Layout,
+    queries: Layout,
+    residual: Residual | None = None,
+) -> Tensor:
+    """What a layer of the encoder gives at the slots that are read: nothing of the last one is computed for others.
+
+    `residual` makes what the feed-forward output is added to, where that is not the layer's own input to it.
+    """
     inner = layer.attention.self
     attend = ALL_ATTENTION_FUNCTIONS[inner.config._attn_implementation]
-    residual = hidden[:, read]
-    parts = inner.query(residual), inner.key(hidden), inner.value(hidden)
+    entering = hidden[:, read]
+    parts = inner.query(entering), inner.key(hidden), inner.value(hidden)
     query, key, value = (part.unflatten(-1, (-1, inner.attention_head_size)).transpose(1, 2) for part in parts)
     dropout = inner.dropout.p if layer.training else 0.0
     mixed, _ = attend(inner, query, key, value, None, inner.scaling, dropout, layout, queries)
-    attended = layer.attention.output(mixed.flatten(2), residual)
-    return layer.output(layer.intermediate(attended), attended)
+    attended = layer.attention.output(mixed.flatten(2), entering)
+    return layer.output(layer.intermediate(attended), attended if residual is None else residual(attended, queries))
 
 
 def build_head(task: str, classes: Sequence[str] | None, config: ErnieConfig) -> nn.Module:
@@ -229,7 +310,9 @@ def load_prior(model: Model, prior: Prior) -> tuple[list[str], list[str]]:
         if head is not None and name in prior.tensors:
             tensors[f"heads.{head}.{ours}"] = prior.tensors[name]
     place = dict(model.named_parameters())
-    optional = ("encoder.pooler.", "encoder.embeddings.task_type_embeddings.", "heads.")
+    optional = (
+        "encoder.pooler.", "encoder.embeddings.task_type_embeddings.", "heads.", "sharing.", "log_variances.",
+    )  # fmt: skip
     if missing := [name for name in place if name not in tensors and not name.startswith(optional)]:
         raise ValueError(
             f"prior weights: {len(missing)} parameters of the encoder are not in the checkpoint, {missing[0]} for one. "

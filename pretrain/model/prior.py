@@ -24,21 +24,21 @@ class Prior(NamedTuple):
     tensors: dict[str, torch.Tensor]
 
 
-def read_prior(source: str) -> Prior:
-    """Raises ValueError where the checkpoint is missing, damaged, not BERT-like, or not safetensors."""
-    files = read_files(source, ["config.json", "model.safetensors"], "model.prior")
-    config = read_config(source, files, "model.prior")
+def read_prior(source: str, setting: str = "model.prior") -> Prior:
+    """Raises ValueError, naming `setting`, where a checkpoint is missing, damaged, not BERT-like or no safetensors."""
+    files = read_files(source, ["config.json", "model.safetensors"], setting)
+    config = read_config(source, files, setting)
     if "model.safetensors" not in files:
         raise ValueError(
-            f"model.prior={source}: no model.safetensors in it. A pytorch_model.bin is a pickle, which may run code, "
+            f"{setting}={source}: no model.safetensors in it. A pytorch_model.bin is a pickle, which may run code, "
             "and is not read: convert it by AutoModelForMaskedLM.from_pretrained(…).save_pretrained(…)."
         )
     try:
         found = load(files["model.safetensors"])
     except SafetensorError as error:
-        raise ValueError(f"model.prior={source}: model.safetensors is damaged ({error}). Fetch it again.") from None
+        raise ValueError(f"{setting}={source}: model.safetensors is damaged ({error}). Fetch it again.") from None
     if config.get("position_embedding_type", "absolute") != "absolute":
-        raise ValueError(f"model.prior={source}: only absolute position embeddings are supported.")
+        raise ValueError(f"{setting}={source}: only absolute position embeddings are supported.")
     tensors = {}
     for name, tensor in found.items():
         name = name.removeprefix("bert.").removeprefix("ernie.")

@@ -1,5 +1,6 @@
 """The task list: its order is the order in which the curriculum introduces tasks. A module is named after its task."""
 
+from collections.abc import Iterable
 from importlib import import_module
 
 from pretrain.tasks.spec import TaskSpec
@@ -14,3 +15,8 @@ NAMES = (
     "ir_relevance",
 )
 TASKS: dict[str, TaskSpec] = {name: import_module(f"pretrain.tasks.{name}").SPEC for name in NAMES}
+
+
+def families_of(tasks: Iterable[str]) -> list[str]:
+    """In the order in which the tasks name them."""
+    return list(dict.fromkeys(TASKS[task].family.value for task in tasks))

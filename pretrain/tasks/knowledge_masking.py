@@ -37,6 +37,7 @@ from pretrain.tasks.spec import (
     Vocabulary,
 )
 
+NAME = "knowledge_masking"
 NOT_TAKEN, MASKED, RANDOM, KEPT = range(4)
 PHASES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 """Of ERNIE 1.0: shares of basic units, phrases and entities."""
@@ -116,7 +117,7 @@ def take_levels(
 
 
 SPEC = TaskSpec(
-    name="knowledge_masking",
+    name=NAME,
     family=Family.WORD,
     head=Head.MASKED_LM,
     summary="the tokens of words, phrases and entities that are masked whole",

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+HERE = Path(__file__).parent
+
 
 def run_ranks(function: str, size: int, folder: Path, **arguments) -> list[dict]:
     """`function` is `module:name` of a function (folder, **arguments) -> dict; returns what each rank returned."""
@@ -18,7 +20,7 @@ def run_ranks(function: str, size: int, folder: Path, **arguments) -> list[dict]
             str(Path(__file__)), function, str(folder), str(answers), json.dumps(arguments),
         ],
         timeout=300, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parents[1])))},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [json.loads((answers / f"{rank}.json").read_text()) for rank in range(size)]

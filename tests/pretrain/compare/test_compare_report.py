@@ -35,6 +35,8 @@ def hostile() -> dict[str, Any]:
     return findings
 
 
+VARIANTS: dict[str, dict] = {"plain": {}} | {f"v{n}": {"train": {"lr": n / 10}} for n in range(1, 8)} | {"heat": {}}
+"""More than fit beside each other, and one whose name is a word of the style sheet."""
 CASES = {
     "full": make_findings(),
     "policies": make_findings(lr_spans=("run", "stage"), orders=3),
@@ -46,6 +48,9 @@ CASES = {
         seeds=1, downstream=False, missing=tuple(f"{arm}.run.order1.seed0" for arm in ARMS)
     ) | {"metrics": {}, "claims": [], "conclusions": []},
     "hostile": hostile(),
+    "variants": make_findings(
+        arms=tuple(VARIANTS), seeds=2, downstream=False, variants=VARIANTS, claims=(("heat", "plain"),)
+    ),
 }  # fmt: skip
 
 
@@ -301,6 +306,17 @@ def test_pictures(tmp_path):
     ]  # fmt: skip
     assert not any((tmp_path / "nothing").iterdir())
     assert (tmp_path / "policies" / "stages.stage.svg").exists()
+
+
+def test_variants_have_colours_of_their_own_and_say_what_they_set(browser, reports, tmp_path):
+    reader = Reader(browser, reports["variants"])
+    inks = "return [...document.querySelectorAll('.arms i')].map(i => getComputedStyle(i).backgroundColor)"
+    colours = reader.run(inks)
+    assert len(colours) == len(VARIANTS) and len(set(colours)) >= 5
+    assert "v3: train.lr=0.3" in reader.text() and "plain: as run has it" in reader.text()
+    reader.quiet()
+    (picture,) = [path for path in write_pictures(CASES["variants"], tmp_path) if path.name == "metric.svg"]
+    assert all(f".arm-{arm} {{" in picture.read_text() for arm in VARIANTS)
 
 
 def test_the_mean_of_curves_that_were_measured_at_other_tokens():

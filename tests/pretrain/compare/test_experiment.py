@@ -102,6 +102,15 @@ def test_over_the_run_every_arm_has_the_same_learning_rate_at_every_step(compari
         ({"run": {"train": {"rl": 3}}}, "Did you mean train.lr"),
         ({"run": {"schedule": {"steps_per_task": 2}}}, "Use at least 4"),
         ({"sedes": 3}, "Did you mean seeds"),
+        (
+            {"arms": ["slow"], "variants": {"slow": {"train": {"rl": 1}}}, "claims": []},
+            "arm slow: .*Did you mean train.lr",
+        ),
+        ({"arms": ["slow"], "variants": {"slow": {"seed": 1}}, "claims": []}, "variants.slow.seed: it is the same"),
+        ({"arms": ["slow"], "claims": []}, "unknown arm 'slow'"),
+        ({"variants": {"slow": {}}}, "slow is none of the arms"),
+        ({"variants": {"joint": {}}}, "joint is a schedule"),
+        ({"variants": {"a b": {}}}, "should match pattern"),
     ],
 )
 def test_mistakes_are_named(tmp_path, settings, says):
@@ -109,6 +118,21 @@ def test_mistakes_are_named(tmp_path, settings, says):
     path.write_text(yaml.safe_dump(settings))
     with pytest.raises(ValueError, match=says):
         load_compare(path)
+
+
+def test_a_variant_sets_what_it_names_and_nothing_else(tmp_path):
+    variants = {"plain": {}, "slow": {"train": {"lr": 0.01}}}
+    path = tmp_path / "compare.yaml"
+    path.write_text(yaml.safe_dump({
+        "arms": ["plain", "slow", "joint"], "claims": [["slow", "plain"]], "variants": variants, "orders": 2,
+        "run": {"schedule": {"kind": "continual"}, "train": {"lr": 0.5, "warmup_steps": 7}},
+    }))  # fmt: skip
+    found = {job.arm: job.config for job in jobs(load_compare(path, ["seeds=1"]))}
+    assert list(found) == ["plain", "slow", "joint"]
+    assert (found["slow"].train.lr, found["slow"].train.warmup_steps, found["plain"].train.lr) == (0.01, 7, 0.5)
+    assert [found[arm].schedule.kind for arm in found] == ["continual", "continual", "joint"]
+    left = [found[arm].model_dump(exclude={"name": True, "train": {"lr"}}) for arm in ("plain", "slow")]
+    assert left[0] == left[1]
 
 
 def test_settings_of_the_runs_can_be_overridden(tmp_path):

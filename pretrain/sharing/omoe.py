@@ -1,0 +1,20 @@
+"""One-gate mixture of experts: y_k = t_k(Σᵢ g(x)ᵢ Eᵢ(x)), one gate for all tasks (Ma et al. 2018, equation 5)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pretrain.config import SharingConfig
+from pretrain.sharing.parts import Parts, mix
+
+
+class Omoe(nn.Module):
+    def __init__(self, settings: SharingConfig, tasks: Sequence[str], parts: Parts):
+        super().__init__()
+        self.experts = parts.blocks("experts", settings.experts)
+        self.gate = parts.gate(settings.experts)
+
+    def forward(self, task: str, states: Tensor, cue: Tensor | None = None) -> Tensor:
+        """The gate reads `cue`; None: the states themselves."""
+        shares = self.gate(states if cue is None else cue, task)
+        return mix(shares, [expert(states) for expert in self.experts])
