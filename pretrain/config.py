@@ -88,6 +88,7 @@ READ_BY = {
     "task_experts": ("cgc", "ple"),
     "shared_experts": ("cgc", "ple"),
     "levels": ("cross_stitch", "ml_mmoe", "ple"),
+    "row_lr": ("cross_stitch",),
     "uses": ("asymmetric",),
     "width": ("asymmetric", "customized", "omoe", "mmoe", "cgc", "cross_stitch", "ml_mmoe", "ple"),
 }
@@ -114,6 +115,8 @@ class SharingConfig(Section):
     """Of all tasks: cgc, ple."""
     levels: int = Field(2, ge=1)
     """Of ml_mmoe, ple and cross_stitch on top."""
+    row_lr: float = Field(100.0, gt=0, allow_inf_nan=False)
+    """cross_stitch: learning rate of its rows α, in learning rates of everything else (Misra et al.: 100 to 1000)."""
     uses: dict[Family, list[Family]] = {}
     """Of asymmetric: whose bottoms a family reads beside its own, such as `{semantic-aware: [word-aware]}`."""
     penalty: PenaltyConfig = PenaltyConfig()

@@ -130,7 +130,8 @@ def optimizer_step(
             total = total + loss * share  # no target: a loss of zero, a group at rest
         engine.backward(total)
     for group in engine.optimizer.param_groups:
-        group["lr"], group["idle"] = group.get("own_lr", rate), group["name"] not in trained
+        group["lr"] = group.get("own_lr", rate * group.get("times", 1))
+        group["idle"] = group["name"] not in trained
     engine.step()
     penalty = None if penalty is None else penalty.detach()
     return StepResult(losses, targets, tokens, slots, stops > 0, gradient_norm(engine), penalty)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pretrain.guard import Guard
 from pretrain.model.model import Model
 from pretrain.sharing import owners
+from pretrain.sharing.cross_stitch import CrossStitch
 from pretrain.tasks import TASKS
 from pretrain.tasks.spec import Head
 
@@ -50,17 +51,19 @@ def parameter_groups(model: Model, weight_decay: float) -> list[dict]:
     """Encoder with and without weight decay, the pooler, each task's head, embedding and learnt weight, and sharing by
     its owners.
 
-
     Only the encoder's matrices decay. All are idle until a step wakes them: ZeRO 3 begins with a step of its own, which
-    must change nothing.
+    must change nothing. A rate of a group's own is `own_lr`, or `times` that of all others.
     """
     groups: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         groups.setdefault(group_of(name, parameter.ndim), []).append(parameter)
-    own_lr = {} if model.log_variances is None else {"own_lr": model.log_variances.lr}
+    rates = {
+        "weight": {} if model.log_variances is None else {"own_lr": model.log_variances.lr},
+        "rows": {"times": model.sharing.row_lr} if isinstance(model.sharing, CrossStitch) else {},
+    }
     return [
         {"params": params, "name": name, "weight_decay": weight_decay if name == "encoder" else 0.0, "idle": True}
-        | (own_lr if name.startswith("weight.") else {})
+        | rates.get(name.partition(".")[0], {})
         for name, params in sorted(groups.items())
     ]
 

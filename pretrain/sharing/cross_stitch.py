@@ -1,7 +1,8 @@
 """Cross-stitch: after each level of parallel bottoms x̃_A = Σ_B α_AB x_B (Misra et al. 2016, section 3.2).
 
 One bottom per family and level. Rows of α sum to 1 at first, 0.9 for the family's own and the rest for the others, so
-that states keep their size with any number of families. A row is its family's, and scalar.
+that states keep their size with any number of families. A row is its family's, and scalar; its numbers are fifty times
+as large as those of a matrix, hence a learning rate of its own.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -44,7 +45,7 @@ class Level(nn.Module):
 class CrossStitch(nn.Module):
     def __init__(self, settings: SharingConfig, tasks: Sequence[str], parts: Parts):
         super().__init__()
-        self.families, levels = families_of(tasks), parts.at("levels")
+        self.families, levels, self.row_lr = families_of(tasks), parts.at("levels"), settings.row_lr
         self.levels = nn.ModuleList(
             Level(self.families, partial(levels.block, number)) for number in range(settings.levels)
         )

@@ -15,10 +15,12 @@ def owner_of(name: str) -> str | None:
 
 
 def group_of(name: str) -> str:
-    """The optimizer's group of a parameter `sharing.…`: one for each owner, on top and inside the encoder."""
+    """The optimizer's group of a parameter `sharing.…`: one for each owner, on top, inside, and of rows α."""
     owner = owner_of(name)
     if owner is None:
         return SHARED
+    if ".rows." in name:
+        return f"rows.{owner}"
     return f"inside.{owner}" if name.startswith("sharing.layers.") else f"sharing.{owner}"
 
 
@@ -28,4 +30,5 @@ def awake(task: str, predicted: Iterable[str]) -> set[str]:
     Inside the encoder there is one stream, that of the step's task; on top one for each task that is predicted.
     """
     owners = {*predicted, *families_of(predicted)}
-    return {SHARED} | {f"sharing.{owner}" for owner in owners} | ({f"inside.{task}"} if owners else set())
+    on_top = {f"{kind}.{owner}" for kind in ("sharing", "rows") for owner in owners}
+    return {SHARED} | on_top | ({f"inside.{task}"} if owners else set())

@@ -4,6 +4,7 @@ import json
 from math import log
 
 import pytest
+import torch
 from conftest import records
 from ranks import run_ranks
 from safetensors.torch import load_file
@@ -83,6 +84,19 @@ def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(tiny, kind):
     assert same(weights(whole, 2), weights(broken, 2))
     assert same(*(load_file(stage_folder(config, 2) / "moments.safetensors") for config in (whole, broken)))
     assert [r["loss"] for r in records(whole, "step")] == [r["loss"] for r in records(broken, "step")]
+
+
+def test_rows_of_cross_stitch_learn_at_a_rate_of_their_own(tiny):
+    slow, fast = (
+        changed(tiny, name=f"x{times}", sharing={"kind": "cross_stitch", "row_lr": times, "levels": 1})
+        for times in (1, 50)
+    )
+    moved = []
+    for config in (slow, fast):
+        run(config, [1])
+        rows = {name: row for name, row in weights(config, 1).items() if ".rows.word-aware." in name}
+        moved.append(max((row - torch.tensor([0.9, 0.1])).abs().max().item() for row in rows.values()))
+    assert moved[1] > 10 * moved[0] > 0
 
 
 def test_the_log_tells_of_gates_and_penalty(tiny):
