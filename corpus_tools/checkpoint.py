@@ -16,10 +16,15 @@ def read_files(source: str, names: Sequence[str], setting: str) -> dict[str, byt
         return {name: files[name] for name in names if name in files}
     folder = Path(source)
     if not folder.is_dir():
-        if folder.is_absolute() or source.startswith("."):
+        if not may_be_on_hub(source):
             raise ValueError(f"{setting}={source}: no such directory.")
         folder = download(source, names, setting)
     return {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+
+
+def may_be_on_hub(source: str) -> bool:
+    """Names there are NAME or OWNER/NAME."""
+    return source.count("/") < 2 and not source.startswith((".", "/"))
 
 
 def read_config(source: str, files: dict[str, bytes], setting: str) -> dict:

@@ -11,6 +11,7 @@ from typing import Any
 import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from corpus_tools.checkpoint import may_be_on_hub
 from corpus_tools.packages import demo_checkpoint
 
 
@@ -33,7 +34,7 @@ def local(checkpoint: str) -> Iterator[Path]:
             for name, content in demo_checkpoint(checkpoint.removeprefix("demo:")).items():
                 (path / name).write_bytes(content)
         elif not path.is_dir():
-            if path.is_absolute() or checkpoint.startswith("."):
+            if not may_be_on_hub(checkpoint):
                 raise ValueError(f"checkpoint {checkpoint}: no such directory.")
             path = download(checkpoint)
         if not (path / "config.json").is_file():

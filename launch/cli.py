@@ -148,6 +148,7 @@ def train(
     from launch import elastic, ranks
     from launch.system import check_port
     from pretrain.config import load_config
+    from pretrain.plan import read_sizes
     from pretrain.run import Typed, claim_folder, finished, refuse_busy, wanted_stages
 
     if hostfile is not None and (rendezvous is not None or processes > 1):
@@ -161,6 +162,8 @@ def train(
         check_port(master_port)
     if rendezvous is None:
         refuse_busy(settings)
+    if not all(finished(settings, number) for number in wanted):
+        read_sizes(settings)  # so that weights which are not there are missed before a corpus is built
     claim_folder(settings)
     if rendezvous is None:
         ensure_corpus(settings.corpus, settings.tasks)

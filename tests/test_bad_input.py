@@ -76,6 +76,19 @@ def test_bad_documents_are_counted_on_screen_and_in_the_manifest(place, capsys):
         assert places[reason] == f"mixed/{where}"
 
 
+@pytest.mark.parametrize(
+    ("command", "settings", "named"),
+    [
+        ("train", ["model.prior=runs/none/export", "corpus.tokenizer=demo:minilm"], "model.prior=runs/none/export"),
+        ("distill", ["distill={teacher: runs/none/export}", "tasks=[knowledge_masking]"], "distill.teacher="),
+    ],
+)
+def test_missing_weights_are_missed_before_a_corpus_is_built(place, capsys, command, settings, named):
+    status, stderr = cumul(capsys, command, "mine.yaml", *settings)
+    assert status == 1 and stderr.startswith(f"error: {named}") and "no such directory" in stderr
+    assert not Path("corpora").exists() and not Path("runs").exists()
+
+
 def archive_cut_short(place: Path) -> None:
     data = gzip.compress("\n\n".join(GOOD).encode())
     (place / "cut.txt.gz").write_bytes(data[: len(data) // 2])
