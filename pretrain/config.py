@@ -89,6 +89,7 @@ READ_BY = {
     "shared_experts": ("cgc", "ple"),
     "levels": ("cross_stitch", "ml_mmoe", "ple"),
     "row_lr": ("cross_stitch",),
+    "gate_dropout": ("omoe", "mmoe", "cgc", "ml_mmoe", "ple"),
     "uses": ("asymmetric",),
     "width": ("asymmetric", "customized", "omoe", "mmoe", "cgc", "cross_stitch", "ml_mmoe", "ple"),
 }
@@ -117,6 +118,9 @@ class SharingConfig(Section):
     """Of ml_mmoe, ple and cross_stitch on top."""
     row_lr: float = Field(100.0, gt=0, allow_inf_nan=False)
     """cross_stitch: learning rate of its rows α, in learning rates of everything else (Misra et al.: 100 to 1000)."""
+    gate_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the experts that a gate leaves out in training, token by token, so that it does not come to rely on one
+    (Zhao et al. 2019: 0.1). Of those that have gates."""
     uses: dict[Family, list[Family]] = {}
     """Of asymmetric: whose bottoms a family reads beside its own, such as `{semantic-aware: [word-aware]}`."""
     penalty: PenaltyConfig = PenaltyConfig()

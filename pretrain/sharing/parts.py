@@ -45,11 +45,14 @@ class Block(nn.Module):
 class Gate(nn.Module):
     """softmax(W x): the share of each expert, for every token; W = 0 at first, so that all have the same.
 
-    In training it adds up what the log tells of it, per task: the shares, their entropy in nats, and the tokens.
+    In training an expert is left out with the probability `dropout` (where none would be left, none is), and the others
+    share what it had. What the log tells of a gate is added up per task, before that: shares, their entropy in nats,
+    and the tokens.
     """
 
-    def __init__(self, hidden: int, experts: int):
+    def __init__(self, hidden: int, experts: int, dropout: float):
         super().__init__()
+        self.dropout = dropout
         self.weight = nn.Parameter(torch.zeros(experts, hidden))
         self.seen: dict[str, Tensor] = {}
 
@@ -62,7 +65,10 @@ class Gate(nn.Module):
                 entropy = -(shares * logits.log_softmax(-1)).sum()
                 sums = [shares.flatten(0, -2).sum(0), entropy[None], shares.new_full((1,), shares[..., 0].numel())]
                 self.seen[task] = self.seen.get(task, 0) + torch.cat(sums)
-        return shares
+        if not (self.training and self.dropout):
+            return shares
+        dropped = torch.rand_like(logits) < self.dropout
+        return logits.masked_fill(dropped & ~dropped.all(-1, keepdim=True), -torch.inf).softmax(-1)
 
 
 def mix(shares: Tensor, outputs: Sequence[Tensor]) -> Tensor:
@@ -76,6 +82,7 @@ class Parts(NamedTuple):
     shape: ErnieConfig
     width: int
     """Of the inner layer of a block."""
+    gate_dropout: float
     seed: int
     place: str = "sharing"
 
@@ -90,7 +97,7 @@ class Parts(NamedTuple):
         return nn.ModuleList(self.at(name).block(n) for n in range(number))
 
     def gate(self, experts: int) -> Gate:
-        return Gate(self.shape.hidden_size, experts)
+        return Gate(self.shape.hidden_size, experts, self.gate_dropout)
 
     def join(self, number: int) -> nn.Linear:
         """From concatenated states to states; at first their average."""

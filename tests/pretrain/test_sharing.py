@@ -263,6 +263,22 @@ def test_gates_tell_shares_and_entropy_per_task_and_level():
     assert read_gates(module, world) == {}
 
 
+def test_a_gate_leaves_out_experts_in_training_and_the_others_share_what_they_had():
+    module = build({"kind": "mmoe", "experts": 2, "gate_dropout": 0.4}, 2).train()
+    gate = module.gates[WORD]
+    shares(gate, 0.75, 0.25)
+    torch.manual_seed(0)
+    found = gate(X.repeat(4000, 1), WORD)
+    counts = {first: (found[:, 0] - first).abs().lt(1e-6).double().mean().item() for first in (1.0, 0.75, 0.0)}
+    # the second is left out; both stay, or none would; the first is left out
+    assert counts == pytest.approx({1.0: 0.24, 0.75: 0.52, 0.0: 0.24}, abs=0.03)
+    torch.testing.assert_close(found.sum(1), torch.ones(4000))
+    assert read_gates(module, join())[WORD][0]["load"] == pytest.approx([0.75, 0.25])
+    state = torch.get_rng_state()
+    assert_is(gate.eval()(X), 0.75, 0.25)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 # Inside the encoder
 
 
