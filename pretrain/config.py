@@ -13,7 +13,7 @@ from pretrain.schedule import SCHEDULES, Stage
 from pretrain.tasks import TASKS, families_of
 from pretrain.tasks.spec import Family
 
-NotNegative = Annotated[float, Field(ge=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ModelConfig(Section):
@@ -53,12 +53,18 @@ class DistillConfig(Section):
     """A BERT or ERNIE checkpoint with a masked-LM head and the corpus' tokenizer: a directory, or a hub name."""
     layers: list[int] | None = Field(None, min_length=1)
     """The teacher's layers that the student begins with, the first being 0. None: every second one, 0, 2, …"""
-    temperature: float = Field(2.0, gt=0)
+    temperature: float = Field(2.0, gt=0, allow_inf_nan=False)
     """Of the soft targets."""
     weights: tuple[NotNegative, NotNegative, NotNegative] = (5.0, 2.0, 1.0)
     """Of three losses: soft targets, masked words, hidden states."""
     shape: Literal["distilbert", "ernie"] = "distilbert"
     """What is exported: `distilbert` has neither token types nor pooler, `ernie` keeps both."""
+
+    @model_validator(mode="after")
+    def learns(self) -> "DistillConfig":
+        if not any(self.weights):
+            raise ValueError("weights are all 0: there is nothing to learn. The published ones are [5, 2, 1].")
+        return self
 
     def taken(self, count: int) -> list[int]:
         """The layers, of a teacher that has `count`. Raises ValueError where one of them does not exist."""
@@ -75,8 +81,14 @@ class PenaltyConfig(Section):
     """Regularised sharing: a term of the loss that keeps the weights that tasks have of their own alike."""
 
     kind: Literal["none", "mean", "joint_feature", "low_rank"] = "none"
-    weight: float = Field(0.01, gt=0)
+    weight: float = Field(0.01, gt=0, allow_inf_nan=False)
     """Of the term in the loss of every step."""
+
+    @model_validator(mode="after")
+    def is_read(self) -> "PenaltyConfig":
+        if self.kind == "none" and self.weight != type(self).model_fields["weight"].default:
+            raise ValueError(f"weight={self.weight} is read where there is a kind. Set penalty.kind, or leave it out.")
+        return self
 
 
 OF_ONES_OWN = ("asymmetric", "customized", "cross_stitch", "cgc", "ple")
@@ -116,8 +128,9 @@ class SharingConfig(Section):
     """Of all tasks: cgc, ple."""
     levels: int = Field(2, ge=1)
     """Of ml_mmoe, ple and cross_stitch on top."""
-    row_lr: float = Field(100.0, gt=0, allow_inf_nan=False)
-    """cross_stitch: learning rate of its rows α, in learning rates of everything else (Misra et al.: 100 to 1000)."""
+    row_lr: float = Field(10.0, gt=0, allow_inf_nan=False)
+    """cross_stitch: learning rate of its rows α, in learning rates of everything else. AdamW moves a number by its rate
+    whatever its gradient, so 10 is plenty; Misra et al. have 100 to 1000 with SGD."""
     gate_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the experts that a gate leaves out in training, token by token, so that it does not come to rely on one
     (Zhao et al. 2019: 0.1). Of those that have gates."""
@@ -274,13 +287,13 @@ class BalancingConfig(Section):
     """Steps between probes: a batch of every task at the same weights, beside its feed."""
     smoothing: float = Field(0.5, gt=0, le=1)
     """dtp: the share of the newest probe in the moving mean of a task's skill."""
-    gamma: float = Field(1.0, ge=0, allow_inf_nan=False)
+    gamma: float = Field(1.0, ge=0, le=10)
     """dtp: the higher, the less weight for tasks that are nearly learnt."""
     alpha: float = Field(1.5, ge=0, allow_inf_nan=False)
     """gradnorm: the higher, the more gradient for tasks that learn slower than the others."""
     c: float = Field(0.5, ge=0, lt=1)
     """cagrad: how far from the mean gradient, in parts of its length."""
-    lr: float = Field(0.025, gt=0, allow_inf_nan=False)
+    lr: float = Field(0.025, gt=0, le=1)
     """uncertainty, gradnorm: learning rate of the weights' logarithms, without warm-up or decay."""
 
     @field_validator("kind")

@@ -37,6 +37,10 @@ class Balancer:
 NEUTRAL = Balancer({})
 
 
+LEAST = 0.01
+"""Of the mean weight. A task of weight 0 would take its steps, in which AdamW moves by momentum alone, for nothing."""
+
+
 def neutral(weights: Mapping[str, float], tasks: list[str]) -> dict[str, float]:
     """Weights of these tasks, in their order, with a mean of 1; a task that has none yet gets the mean of the others.
 
@@ -49,6 +53,11 @@ def neutral(weights: Mapping[str, float], tasks: list[str]) -> dict[str, float]:
 
 
 def shared_out(weights: Mapping[str, float], found: Mapping[str, float]) -> dict[str, float]:
-    """What the found tasks had together, shared out as found; the others keep theirs, so the mean stays."""
-    each = fsum(weights[task] for task in found) / fsum(found.values()) if found else 0.0
-    return dict(weights) | {task: weight * each for task, weight in found.items()}
+    """What the found tasks had together, shared out as found, at least LEAST each; the others keep theirs, so the mean
+    stays. Where all that is found is 0, nothing changes: no weights help all tasks."""
+    if not fsum(found.values()) > 0:
+        return dict(weights)
+    least = LEAST * fmean(found.values())
+    raised = {task: max(weight, least) for task, weight in found.items()}
+    each = fsum(weights[task] for task in found) / fsum(raised.values())
+    return dict(weights) | {task: weight * each for task, weight in raised.items()}

@@ -21,6 +21,10 @@ WEIGHTINGS = {
 """torchjd's names: Quinton and Rey 2024, Sener and Koltun 2018, Yu et al. 2020, Liu et al. 2021."""
 
 
+EPS = 1e-10
+"""For torchjd, in parts of the trace. Its own 1e-4 does not protect a task of a thirtieth of another's gradient."""
+
+
 class Jacobian:
     """Remembers nothing but the weights."""
 
@@ -39,9 +43,13 @@ class Jacobian:
 def weighting(config: BalancingConfig) -> Callable[[Tensor], Tensor]:
     """From (tasks, tasks) to (tasks,). Raises ValueError where a package is missing."""
     try:
-        from torchjd import aggregation
+        from torchjd import aggregation, linalg
 
-        settings = {"c": config.c} if config.kind == "cagrad" else {}
+        settings: dict = {}
+        if config.kind == "upgrad":
+            settings = {"projector": linalg.QuadprogProjector(norm_eps=0.0, reg_eps=EPS)}
+        elif config.kind == "cagrad":
+            settings = {"c": config.c, "norm_eps": EPS}
         return getattr(aggregation, WEIGHTINGS[config.kind])(**settings)
     except ImportError:
         raise ValueError(
@@ -51,11 +59,15 @@ def weighting(config: BalancingConfig) -> Callable[[Tensor], Tensor]:
 
 
 def weigh(gradients: Mapping[str, Tensor], weighting: Callable[[Tensor], Tensor], seed: int) -> dict[str, float]:
-    """Nothing where no weights help all tasks. PCGrad draws the order of tasks from torch: here, by `seed`."""
+    """0 for all where no weights help all tasks. PCGrad draws the order of tasks from torch: here, by `seed`.
+
+    The products are divided by their trace: weights do not depend on the size of gradients, but torchjd's bounds would.
+    """
     if not gradients:
         return {}
     rows = torch.stack(list(gradients.values()))
+    products = (rows @ rows.T).cpu()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        weights = weighting((rows @ rows.T).cpu()).tolist()
-    return dict(zip(gradients, weights, strict=True)) if sum(weights) > 0 else {}
+        weights = weighting(products / products.trace()).tolist()
+    return dict(zip(gradients, weights, strict=True))

@@ -33,7 +33,8 @@ def make_balancer(config: Config, model: Model, steps: Steps, saved: Mapping, wo
     memory, losses = dict(saved.get("memory", {})), Losses(world, saved.get("losses", {}))
     probe = Probe(model, steps, config, world)
     if ours.kind == "dwa":
-        return Measured(tasks, saved, DWA(ours, memory, losses), losses, world)
+        following = {task: means for task, means in memory.items() if task in tasks}  # else windows lie apart
+        return Measured(tasks, saved, DWA(ours, following, losses), losses, world)
     if ours.kind == "gradnorm":
         return Measured(tasks, saved, GradNorm(ours, memory, losses, probe), losses, world)
     method = DTP(ours, memory, probe) if ours.kind == "dtp" else Jacobian(config, probe)

@@ -13,7 +13,13 @@ from pretrain.data.steps import Steps
 from pretrain.deepspeed_config import in_bf16
 from pretrain.evaluate import concatenate, reading
 from pretrain.model.model import Model
+from pretrain.sharing.parts import uncounted
+from pretrain.tasks import TASKS
 from pretrain.world import World
+
+SAMPLE = 1024
+MOST_CHANCE = 0.999
+"""Of a task whose label is nearly always the same; 1 would leave no way to go from guessing to perfect."""
 
 
 class Probe:
@@ -32,15 +38,16 @@ class Probe:
         weight = self.model.last_shared
         torch.manual_seed(self.config.seed + 1_000_003 * run_step + self.world.rank)  # dropout; the loop seeds anew
         rows, local = [], []
-        for task in self.tasks:
-            row, count = torch.zeros_like(weight), 0
-            for batch in self.batches(task, run_step, step):
-                with self.autocast():
-                    loss = self.model(batch)[task]
-                row += torch.autograd.grad(loss, weight)[0]
-                count += batch.counts[task]
-            rows.append(row.flatten())
-            local.append(count)
+        with uncounted(self.model.sharing):
+            for task in self.tasks:
+                row, count = torch.zeros_like(weight), 0
+                for batch in self.batches(task, run_step, step):
+                    with self.autocast():
+                        loss = self.model(batch)[task]
+                    row += torch.autograd.grad(loss, weight)[0]
+                    count += batch.counts[task]
+                rows.append(row.flatten())
+                local.append(count)
         sums = torch.stack(rows)
         dist.all_reduce(sums)  # the gradients, not their products: a mean of those would be something else
         counts = self.world.sum(local)
@@ -65,6 +72,20 @@ class Probe:
             task: (np.concatenate([of[task][0] for of in everyone]), np.concatenate([of[task][1] for of in everyone]))
             for task in self.tasks
         }
+
+    def chances(self) -> dict[str, float]:
+        """What guessing reaches in the metric of every task, by the labels of SAMPLE instances. Collective."""
+        last = len(self.steps) - 1
+        number = -(-SAMPLE // self.steps.reading.size(last))
+        local = {
+            task: concatenate(
+                [b.targets[task][1].numpy() for at in range(number) for b in self.steps.beside(task, last, at)]
+            )
+            for task in self.tasks
+        }
+        everyone = self.world.gather(local)
+        labels = {task: np.concatenate([of[task] for of in everyone]) for task in self.tasks}
+        return {task: min(TASKS[task].metric(of, of).chance, MOST_CHANCE) for task, of in labels.items()}
 
     def batches(self, task: str, run_step: int, step: int) -> Iterator[Batch]:
         """With the targets of the task alone."""

@@ -71,6 +71,15 @@ class Gate(nn.Module):
         return logits.masked_fill(dropped & ~dropped.all(-1, keepdim=True), -torch.inf).softmax(-1)
 
 
+@contextmanager
+def uncounted(module: nn.Module) -> Iterator[None]:
+    """What gates do in here is not for the log."""
+    before = [(gate, dict(gate.seen)) for gate in module.modules() if isinstance(gate, Gate)]
+    yield
+    for gate, seen in before:
+        gate.seen = seen
+
+
 def mix(shares: Tensor, outputs: Sequence[Tensor]) -> Tensor:
     """Σ gᵢ Eᵢ, from shares (…, experts) and the outputs of the experts, each (…, hidden)."""
     return (shares.unsqueeze(-2) @ torch.stack(list(outputs), -2)).squeeze(-2)

@@ -18,7 +18,7 @@ from test_resume import Killed, forwards, losses  # noqa: F401
 from test_train import changed, ernie_checkpoint, run, same, weights, with_prior
 
 from pretrain.balancing import dtp, dwa, gradnorm, jacobian
-from pretrain.balancing.balancer import neutral, shared_out
+from pretrain.balancing.balancer import LEAST, neutral, shared_out
 from pretrain.balancing.measured import Losses
 from pretrain.balancing.probe import Probe
 from pretrain.balancing.uncertainty import HIGHEST, LOWEST, QUIET, LogVariances, objective
@@ -26,7 +26,8 @@ from pretrain.config import BALANCING, BalancingConfig, Config, load_config
 from pretrain.engine import get_moments
 from pretrain.loop import optimizer_step
 from pretrain.run import claim_folder, stage_folder
-from pretrain.tasks.spec import Score, Tokens
+from pretrain.tasks import TASKS
+from pretrain.tasks.spec import Tokens
 from pretrain.train import load_finished
 from pretrain.world import join
 
@@ -97,6 +98,11 @@ def test_dwa_is_equation_7():
     assert [dwa.ratio(means) for means in ([], [3.0], [4.0, 3.0])] == [1, 1, 0.75]
 
 
+def test_dwa_stays_bounded_near_a_loss_of_nothing():
+    assert [dwa.ratio(means) for means in ([0.0, 0.5], [1e-7, 2e-3], [1e-7, 0.0])] == [1, dwa.MOST, 0]
+    assert dwa.weigh({"a": 2.0, "b": 1.0}, 1e-3) == pytest.approx({"a": 2.0, "b": 0.0})
+
+
 def test_dtp_is_the_focal_loss_of_the_skill():
     assert dtp.weigh(0.5, 0) == pytest.approx(math.log(2))
     assert dtp.weigh(0.5, 1) == pytest.approx(0.346574, abs=1e-6)
@@ -104,9 +110,9 @@ def test_dtp_is_the_focal_loss_of_the_skill():
 
 
 def test_skill_is_the_part_of_the_way_from_guessing_to_perfect():
-    assert dtp.skill(Score(0.75, 0.5)) == 0.5
-    assert dtp.skill(Score(0.75, 0.0)) == 0.75
-    assert [dtp.skill(Score(value, 0.5)) for value in (0.2, 1.0)] == [dtp.LOWEST, dtp.HIGHEST]
+    assert dtp.skill(0.75, 0.5) == 0.5
+    assert dtp.skill(0.75, 0.0) == 0.75
+    assert [dtp.skill(value, 0.5) for value in (0.2, 1.0)] == [dtp.LOWEST, dtp.HIGHEST]
 
 
 def test_gradnorm_is_the_gradient_of_equation_2():
@@ -166,6 +172,23 @@ def test_gradient_methods_are_those_of_their_papers():
 
 
 @needs_torchjd
+@pytest.mark.parametrize("kind", jacobian.WEIGHTINGS)
+def test_gradient_methods_do_not_look_at_the_scale_of_gradients(kind):
+    rows = np.random.default_rng(1).normal(size=(3, 4))
+    expected = weigh(kind, *rows.tolist())
+    for scale in (1e-5, 1e4):
+        assert weigh(kind, *(scale * rows).tolist()) == pytest.approx(expected, rel=1e-3)
+
+
+@needs_torchjd
+def test_upgrad_hurts_no_task_however_small_its_gradient():
+    for size in (0.1, 0.01, 0.001):
+        rows = np.array([[1.0, 0.0], [-0.8 * size, 0.6 * size]])
+        combined = np.array(weigh("upgrad", *rows.tolist())) @ rows
+        assert (combined @ rows.T / np.linalg.norm(rows, axis=1) / np.linalg.norm(combined)).min() > -0.01
+
+
+@needs_torchjd
 def test_pcgrad_draws_by_the_seed_alone():
     rows = np.random.default_rng(0).normal(size=(5, 3)).tolist()
     found = []
@@ -184,6 +207,14 @@ def test_a_task_that_joins_starts_at_the_mean_and_one_that_rests_is_forgotten():
     assert neutral({"a": 0.5, "b": 1.5}, ["a", "b", "new"]) == {"a": 0.5, "b": 1.5, "new": 1.0}
     assert neutral({"a": 0.5, "b": 1.5}, ["b", "new"]) == {"b": 1.0, "new": 1.0}
     assert neutral({}, ["a", "b"]) == {"a": 1.0, "b": 1.0}
+
+
+def test_no_weight_falls_to_nothing():
+    """MGDA gives exact zeros, and then stages would begin with tasks whose mean weight is 0."""
+    found = shared_out({"a": 1.0, "b": 1.0, "c": 1.0}, {"a": 5.0, "b": 0.0, "c": 0.0})
+    assert found["b"] == found["c"] == pytest.approx(LEAST, rel=0.05) and fmean(found.values()) == pytest.approx(1)
+    assert neutral(found, ["b", "c", "new"]) == pytest.approx({"b": 1.0, "c": 1.0, "new": 1.0})
+    assert shared_out({"a": 1.5, "b": 0.5}, {"a": 0.0, "b": 0.0}) == {"a": 1.5, "b": 0.5}
 
 
 def test_a_task_of_which_nothing_is_found_keeps_its_weight():
@@ -244,6 +275,47 @@ def test_a_task_without_targets_is_left_out_of_a_probe(tiny):
     steps = replace(steps, sources={**steps.sources, "capitalization": replace(source, instances=uncased)})
     found = Probe(engine.module, steps, tiny, world).gradients(0, 0)
     assert set(found) == {"knowledge_masking", "sentence_distance"}
+
+
+def test_guessing_is_judged_by_more_than_a_batch(tiny):
+    """Of three equally frequent labels, the most frequent one of eight is half of them."""
+    engine, steps, _, world, _ = built(tiny, STEPS)
+    probe = Probe(engine.module, steps, tiny, world)
+    assert probe.chances()["sentence_distance"] == pytest.approx(1 / 3, abs=0.03)
+    of_a_batch = [
+        TASKS["sentence_distance"].metric(*2 * [probe.predictions(at, 0)["sentence_distance"][0]]).chance
+        for at in range(10)
+    ]
+    assert fmean(of_a_batch) > 0.4
+
+
+def test_dtp_learns_nothing_from_labels_that_are_all_the_same(tiny):
+    class Same:
+        def chances(self):
+            return dict.fromkeys(STEPS, 0.5)
+
+        def predictions(self, run_step, step):
+            return {task: (np.zeros(9, int), np.zeros(9, int)) for task in STEPS}
+
+    config = BalancingConfig(kind="dtp")
+    assert dtp.DTP(config, {}, Same()).update(dict.fromkeys(STEPS, 1.0), 0, 0) == {}
+
+
+def test_what_gates_do_in_a_probe_is_not_in_the_log(tiny):
+    config = balancing(tiny, "gradnorm", sharing={"kind": "mmoe"}, train={"companions": []})
+    run(config, [1])
+    assert all(len(record["gates"]) == 1 for record in records(config, "step"))
+
+
+def test_dwa_forgets_the_windows_of_a_task_that_rests(tiny):
+    """Else what it lost in the meantime would count as how slowly it learns."""
+    schedule = {"kind": "pyramid", "over": "tasks", "steps_per_task": 24}
+    config = balancing(tiny, "dwa", tasks=list(STEPS), schedule=schedule, train={"companions": []})
+    stages = [list(stage.steps) for stage in config.stages()]
+    at = next(n for n, tasks in enumerate(stages) if n and set(stages[0]) - set(tasks))
+    run(config, [*range(1, at + 2)])
+    state = json.loads((stage_folder(config, at + 1) / "state.json").read_text())["state"]
+    assert set(state["balance"]["memory"]) == set(stages[at])
 
 
 @needs_torchjd
@@ -411,6 +483,8 @@ def test_every_kind_weighs_alike_on_two_ranks_under_every_zero_stage(tiny, tmp_p
         ("balancing.kind=gradnrm", "unknown balancing 'gradnrm'. Did you mean gradnorm?"),
         ("balancing={kind: dwa, window: 0}", "balancing.window: Input should be greater than or equal to 1 (got 0)"),
         ("balancing={kind: dwa, temperature: 0}", "balancing.temperature: Input should be greater than 0"),
+        ("balancing={kind: dtp, gamma: 200}", "balancing.gamma: Input should be less than or equal to 10"),
+        ("balancing={kind: gradnorm, lr: 1000}", "balancing.lr: Input should be less than or equal to 1"),
         ("balancing={kind: cagrad, c: 1}", "balancing.c: Input should be less than 1"),
         ("balancing={kind: dwa, gamma: 2}", "gamma=2.0 is not read by kind=dwa, but by dtp"),
         ("balancing.probe_every=10", "probe_every=10 is not read by kind=fixed, but by dtp, gradnorm"),

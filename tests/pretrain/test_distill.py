@@ -326,6 +326,8 @@ def test_a_norm_that_distilbert_does_not_know_is_refused(config, tmp_path):
             "model.prior=here contradicts distill",
         ),
         (["tasks=[knowledge_masking]", "distill.weights=[1, -1, 0]"], "distill.weights.1"),
+        (["tasks=[knowledge_masking]", "distill.weights=[0, 0, 0]"], "there is nothing to learn"),
+        (["tasks=[knowledge_masking]", "distill.weights=[.inf, 1, 1]"], "distill.weights.0"),
         (["tasks=[knowledge_masking]", "distill.temperature=0"], "distill.temperature"),
     ],
 )

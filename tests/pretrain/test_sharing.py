@@ -420,6 +420,7 @@ def test_a_penalty_is_about_all_but_moves_only_those_that_are_awake(kind):
         ),
         ({"tasks": THREE[:1], "sharing": {"kind": "cross_stitch"}}, "all tasks are word-aware"),
         ({"sharing": {"kind": "mmoe", "penalty": {"kind": "mean"}}}, "kind=mmoe has none of one shape"),
+        ({"sharing": {"kind": "cgc", "penalty": {"weight": 0.5}}}, "weight=0.5 is read where there is a kind"),
         (
             {"sharing": {"kind": "cgc", "penalty": {"kind": "mean"}}, "train": {"zero_stage": 3}},
             "penalty.kind=mean needs train.zero_stage=2 or less",
