@@ -397,6 +397,14 @@ class Config(Section):
             if section != type(section)():
                 raise ValueError(f"{name} is between tasks, and distill has one. Leave {name} out.")
 
+    def refuse_unexportable(self) -> None:
+        """Raises ValueError where no model of transformers can hold what is trained."""
+        if self.sharing.place == "inside" and self.model.share_layers:
+            raise ValueError(
+                "model.share_layers=true with sharing.place=inside: experts stand beside some of the layers that share "
+                "their weights, so they cannot become part of them. To export set share_layers=false, or place=top."
+            )
+
     def origin(self) -> tuple[str, str | None]:
         """The setting that names the weights to begin with, and its value; None: from scratch."""
         if self.distill is not None:

@@ -36,7 +36,7 @@ def build_sharing(settings: SharingConfig, tasks: Sequence[str], shape: ErnieCon
     """For all tasks of a configuration, known yet or not. Raises ValueError where the encoder has too few layers."""
     if settings.kind == "hard":
         return Hard()
-    parts = Parts(shape, settings.width or shape.hidden_size, seed)
+    parts = Parts(shape, settings.width or shape.hidden_size, seed, normed=settings.place == "top")
     if settings.place == "top":
         return ON_TOP[settings.kind](settings, tasks, parts)
     settings.fit(shape.num_hidden_layers)

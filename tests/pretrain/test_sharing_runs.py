@@ -119,13 +119,6 @@ def test_an_export_has_the_encoder_alone_and_says_so(tiny):
     assert exported.detach().equal(trained)
 
 
-def test_experts_inside_are_not_exported(tiny):
-    config = changed(tiny, sharing={"kind": "mmoe", "place": "inside"})
-    run(config, [1])
-    with pytest.raises(ValueError, match=r"sharing\.place=inside.*nobody trained"):
-        export(config)
-
-
 def test_prior_weights_bring_no_sharing_and_may_have_too_few_layers(tiny, tmp_path):
     prior = ernie_checkpoint(tmp_path / "prior")
     one, two = (
