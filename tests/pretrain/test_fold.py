@@ -23,7 +23,9 @@ from pretrain.sharing.parts import Gate
 from pretrain.train import load_finished, read_sources
 
 MASKED = "knowledge_masking"
-FOLDED = {**INSIDE, "cgc inside, the last layer": {"kind": "cgc", "place": "inside", "task_experts": 2, "width": 5}}
+FOLDED = {kind: settings for kind, settings in INSIDE.items() if settings["kind"] != "ple"} | {
+    "cgc inside, the last layer": {"kind": "cgc", "place": "inside", "task_experts": 2, "width": 5}
+}
 
 
 @pytest.mark.parametrize("kind", FOLDED)
@@ -118,9 +120,21 @@ def hooked(module, hook):
     handle.remove()
 
 
-def test_layers_that_share_their_weights_are_refused_before_anything_is_trained(tiny, tmp_path):
-    config = changed(tiny, sharing={"kind": "cgc", "place": "inside"}, model={"share_layers": True})
-    refused = "share_layers=true with sharing.place=inside: .* cannot become part of them"
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        (
+            {"sharing": {"kind": "cgc", "place": "inside"}, "model": {"share_layers": True}},
+            "share_layers=true with sharing.place=inside: .* cannot become part of them",
+        ),
+        (
+            {"sharing": {"kind": "ple", "place": "inside", "layers": 2}},
+            "kind=ple with place=inside: its last layers have several streams.* omoe, mmoe, ml_mmoe or cgc inside",
+        ),
+    ],
+)
+def test_what_no_stock_model_can_hold_is_refused_before_anything_is_trained(tiny, tmp_path, settings, refused):
+    config = changed(tiny, **settings)
     with pytest.raises(ValueError, match=refused) as error:
         export(config)
     assert "\n" not in str(error.value)

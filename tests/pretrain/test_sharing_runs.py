@@ -29,7 +29,7 @@ ALL = {
     "customized, joint features": {"kind": "customized", "penalty": {"kind": "joint_feature"}},
     "ple, mean": {"kind": "ple", "shared_experts": 2, "penalty": {"kind": "mean", "weight": 0.1}},
 }
-SOME = ["ple, mean", "cross_stitch", "cgc inside", "asymmetric, low rank"]
+SOME = ["ple, mean", "cross_stitch", "cgc inside", "ple inside, three layers", "asymmetric, low rank"]
 
 
 def train_each(tiny, tmp_path, size, kinds, name="", **settings) -> list[dict]:
@@ -37,7 +37,8 @@ def train_each(tiny, tmp_path, size, kinds, name="", **settings) -> list[dict]:
     folder.mkdir()
     (folder / "corpora").symlink_to(tmp_path / "corpora")
     train = {"companions": ["capitalization"], **settings}
-    configs = {kind: changed(tiny, sharing=ALL[kind], train=train).model_dump(mode="json") for kind in kinds}
+    model = {"layers": 3}
+    configs = {k: changed(tiny, sharing=ALL[k], train=train, model=model).model_dump(mode="json") for k in kinds}
     return run_ranks("sharing_cases:train_each", size, folder, configs=configs, steps=STEPS, known=KNOWN)
 
 
