@@ -436,6 +436,17 @@ def test_inside_ple_computes_no_stream_that_nobody_reads():
 
 
 @pytest.mark.parametrize("kind", INSIDE)
+def test_inside_any_attention_gives_the_same(kind):
+    model = stirred(model_with(INSIDE[kind])).eval()
+    for batch in batches_of_all_tasks():
+        found = []
+        for attention in ("one_by_one", "in_rows"):
+            model.encoder.set_attn_implementation(attention)
+            found.append(model.predict(batch)[batch.task])
+        torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", INSIDE)
 def test_inside_an_instance_does_not_touch_the_others(kind):
     model = model_with(INSIDE[kind]).eval()
     stirred(model.sharing)
