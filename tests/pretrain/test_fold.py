@@ -48,7 +48,7 @@ def test_at_equal_shares_the_folded_model_is_the_trained_one(kind):
     assert model.config.intermediate_size == 16 + added
 
 
-def test_layers_without_experts_are_widened_by_zeros_and_stay_as_they_are_to_the_bit():
+def test_layers_without_experts_are_widened_by_zeros_and_give_what_they_gave():
     model, states = model_with(INSIDE["mmoe inside"]).eval(), torch.randn(5, 8)
     first = model.layers[0]
 
