@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from test_sharing import INSIDE, example, model_with, stirred
 from test_train import changed, run
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
+from finetune.checkpoint import load_model
 from pretrain.compare.experiment import load_compare
 from pretrain.data.batch import pack
 from pretrain.evaluate import FROZEN
@@ -73,6 +74,8 @@ def test_an_export_is_a_stock_model_and_says_what_it_kept_and_what_that_costs(ti
     experts, card = said[MASKED]["experts"], (folder / "README.md").read_text()
     assert experts["intermediate_size"] == {"trained": 128, "exported": 128 + 3 * 24}
     assert AutoConfig.from_pretrained(folder).intermediate_size == 200
+    _, new = load_model(AutoModelForSequenceClassification, folder)
+    assert all("classifier" in name for name in new), "fine-tuning starts from all of it"
     for task, about in said.items():
         assert (f"those here are {MASKED}'s" in about["head_reads"]) == (task != MASKED)
 
