@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "asymmetric": {"sharing": {"kind": "asymmetric", "uses": {"semantic-aware": ["word-aware"]}}},
     **{kind: {"sharing": {"kind": kind}} for kind in ("customized", "cross_stitch", *EXPERTS, "ple")},
     **{f"{kind} inside": {"sharing": {"kind": kind, "place": "inside"}} for kind in ("omoe", "mmoe", "cgc")},
-    "ml_mmoe inside": {"sharing": {"kind": "ml_mmoe", "place": "inside", "layers": 2}},
+    **{f"{kind} inside": {"sharing": {"kind": kind, "place": "inside", "layers": 2}} for kind in ("ml_mmoe", "ple")},
     **{
         f"cgc, {kind}": {"sharing": {"kind": "cgc", "penalty": {"kind": kind}}}
         for kind in ("mean", "joint_feature", "low_rank")

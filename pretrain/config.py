@@ -95,7 +95,7 @@ OF_ONES_OWN = ("asymmetric", "customized", "cross_stitch", "cgc", "ple")
 """The kinds of sharing in which tasks or families have weights of the same shape."""
 SINGLE_LEVEL = {"ml_mmoe": "mmoe", "ple": "cgc"}
 READ_BY = {
-    "place": ("omoe", "mmoe", "ml_mmoe", "cgc"),
+    "place": ("omoe", "mmoe", "ml_mmoe", "cgc", "ple"),
     "experts": ("omoe", "mmoe", "ml_mmoe"),
     "task_experts": ("cgc", "ple"),
     "shared_experts": ("cgc", "ple"),
@@ -115,9 +115,9 @@ class SharingConfig(Section):
         "hard", "asymmetric", "customized", "omoe", "mmoe", "cgc", "cross_stitch", "ml_mmoe", "ple"
     ] = "hard"  # fmt: skip
     place: Literal["top", "inside"] = "top"
-    """On top of the encoder, or experts in each of its last layers; then ml_mmoe is mmoe in two or more."""
+    """On top of the encoder, or experts in each of its last layers, which are then the levels of ml_mmoe and ple."""
     layers: int = Field(1, ge=1)
-    """How many of the last layers; read where place=inside."""
+    """How many of the last layers, two or more for ml_mmoe and ple; read where place=inside."""
     width: int | None = Field(None, ge=1)
     """Of the inner layer of an expert or a bottom; None: as wide as the encoder's states."""
     experts: int = Field(4, ge=2)
@@ -127,7 +127,7 @@ class SharingConfig(Section):
     shared_experts: int = Field(1, ge=1)
     """Of all tasks: cgc, ple."""
     levels: int = Field(2, ge=1)
-    """Of ml_mmoe, ple and cross_stitch on top."""
+    """Of cross_stitch, ml_mmoe and ple; read where place=top."""
     row_lr: float = Field(10.0, gt=0, allow_inf_nan=False)
     """cross_stitch: learning rate of its rows α, in learning rates of everything else. AdamW moves a number by its rate
     whatever its gradient, so 10 is plenty; Misra et al. have 100 to 1000 with SGD."""
@@ -146,14 +146,6 @@ class SharingConfig(Section):
                     f"kind={self.kind} does not read {name}={getattr(self, name)}. Leave it out, or take one of: "
                     f"{', '.join(kinds)}."
                 )
-        if self.place == "top":
-            if self.layers > 1:
-                raise ValueError(f"layers={self.layers} is read where place=inside. Leave it out, or set place=inside.")
-            if self.kind in SINGLE_LEVEL and self.levels == 1:
-                raise ValueError(f"{self.kind} with levels=1 is {SINGLE_LEVEL[self.kind]}. Set kind, or raise levels.")
-        elif (self.kind, self.layers > 1) in (("mmoe", True), ("ml_mmoe", False)):
-            other = "ml_mmoe" if self.kind == "mmoe" else "mmoe"
-            raise ValueError(f"{self.kind} inside with layers={self.layers} is {other}. Set kind, or change layers.")
         for family, others in self.uses.items():
             if family in others or len(set(others)) < len(others):
                 raise ValueError(
@@ -164,6 +156,22 @@ class SharingConfig(Section):
                 f"penalty.kind={self.penalty.kind} is about weights that tasks have of their own, and kind={self.kind} "
                 f"has none of one shape. Take one of: {', '.join(OF_ONES_OWN)}."
             )
+        return self
+
+    @model_validator(mode="after")
+    def place_fits(self) -> "SharingConfig":
+        if self.place == "top":
+            if self.layers > 1:
+                raise ValueError(f"layers={self.layers} is read where place=inside. Leave it out, or set place=inside.")
+            if self.kind in SINGLE_LEVEL and self.levels == 1:
+                raise ValueError(f"{self.kind} with levels=1 is {SINGLE_LEVEL[self.kind]}. Set kind, or raise levels.")
+            return self
+        if self.levels != type(self).model_fields["levels"].default:
+            raise ValueError(f"levels={self.levels} is read where place=top. Leave it out: inside, layers are levels.")
+        many = self.layers > 1
+        other = "ml_mmoe" if many and self.kind == "mmoe" else None if many else SINGLE_LEVEL.get(self.kind)
+        if other is not None:
+            raise ValueError(f"{self.kind} inside with layers={self.layers} is {other}. Set kind, or change layers.")
         return self
 
     def fit(self, layers: int) -> None:
@@ -416,6 +424,19 @@ class Config(Section):
         for name, section in (("sharing", self.sharing), ("balancing", self.balancing)):
             if section != type(section)():
                 raise ValueError(f"{name} is between tasks, and distill has one. Leave {name} out.")
+
+    def refuse_unexportable(self) -> None:
+        """Raises ValueError where no model of transformers can hold what is trained."""
+        if self.sharing.place == "inside" and self.sharing.kind == "ple":
+            raise ValueError(
+                "sharing.kind=ple with place=inside: its last layers have several streams, which no model of "
+                "transformers has. To export take omoe, mmoe, ml_mmoe or cgc inside, or place=top."
+            )
+        if self.sharing.place == "inside" and self.model.share_layers:
+            raise ValueError(
+                "model.share_layers=true with sharing.place=inside: experts stand beside some of the layers that share "
+                "their weights, so they cannot become part of them. To export set share_layers=false, or place=top."
+            )
 
     def origin(self) -> tuple[str, str | None]:
         """The setting that names the weights to begin with, and its value; None: from scratch."""

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from pretrain.config import TrainConfig
-from pretrain.data.batch import Source, pack
+from pretrain.data.batch import Batch, Example, Source, pack
 from pretrain.data.feed import spread
 from pretrain.deepspeed_config import in_bf16
 from pretrain.model.model import Model
@@ -69,11 +69,8 @@ def record_of(task: str, model: Model, source: Source, limit: int, config: Train
 
 def predict(model: Model, source: Source, limit: int, micro_batch: int, world: World) -> Predictions:
     """Of `limit` instances, in the order of ranks; while the model is `reading`. Collective."""
-    mine = spread(len(source.instances), limit)[world.rank :: world.size]
     total, labels, predictions, sizes = 0.0, [], [], []
-    for start in range(0, len(mine), micro_batch):
-        examples = [source.draw(index, FROZEN) for index in mine[start : start + micro_batch]]
-        batch = pack(source.task, examples).to(world.device)
+    for examples, batch in batches(source, limit, micro_batch, world):
         logits = model.predict(batch)[source.task].float()
         targets = batch.targets[source.task][1]
         total += functional.cross_entropy(logits, targets, reduction="sum").item()
@@ -83,6 +80,14 @@ def predict(model: Model, source: Source, limit: int, micro_batch: int, world: W
     shares = world.gather((total, *map(concatenate, (labels, predictions, sizes))))
     losses, *arrays = zip(*shares, strict=True)
     return Predictions(sum(losses), *map(np.concatenate, arrays))
+
+
+def batches(source: Source, limit: int, micro_batch: int, world: World) -> Iterator[tuple[list[Example], Batch]]:
+    """This rank's part of `limit` validation instances, on its device."""
+    mine = spread(len(source.instances), limit)[world.rank :: world.size]
+    for start in range(0, len(mine), micro_batch):
+        examples = [source.draw(index, FROZEN) for index in mine[start : start + micro_batch]]
+        yield examples, pack(source.task, examples).to(world.device)
 
 
 def concatenate(arrays: list[np.ndarray]) -> np.ndarray:

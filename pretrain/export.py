@@ -16,6 +16,7 @@ from corpus_tools.labels import predicts
 from corpus_tools.shards import read_manifest
 from pretrain.checkpoint import write_tensors
 from pretrain.config import Config
+from pretrain.fold import Folding, fold_experts
 from pretrain.forms import Form, form_of
 from pretrain.model.model import TASK_IDS
 from pretrain.run import last_finished
@@ -26,12 +27,9 @@ from pretrain.train import load_finished
 
 def export(config: Config) -> Path:
     """Write runs/<name>/export/ and return it. Raises ValueError where there is no stage that can be exported."""
-    if config.sharing.place == "inside":
-        raise ValueError(
-            f"sharing.place=inside: the encoder of {config.folder()} has experts in its layers, which no model of "
-            "transformers has, and without them it is one that nobody trained. Train with sharing.place=top to export."
-        )
+    config.refuse_unexportable()
     model, tasks, state = load_finished(config, last_finished(config))
+    folding = fold_experts(config, model, tasks) if config.sharing.place == "inside" else None
     folder = config.folder() / "export"
     aside = config.folder() / "export.part"
     shutil.rmtree(aside, ignore_errors=True)
@@ -58,7 +56,8 @@ def export(config: Config) -> Path:
                     "predicts": predicts(TASKS[task], manifest),
                     "labels": manifest["tasks"][task]["labels"],
                 }
-                | ({} if config.sharing.kind == "hard" else {"head_reads": dropped(config)})
+                | ({} if config.sharing.kind == "hard" else {"head_reads": head_reads(config, folding, task)})
+                | ({"experts": about(folding)} if folding is not None and folding.task == task else {})
                 for task in tasks
             },
             indent=1,
@@ -67,18 +66,73 @@ def export(config: Config) -> Path:
         + "\n"
     )
     save_tokenizer(config.corpus.folder() / "tokenizer.json", manifest, form, aside)
-    (aside / "README.md").write_text(model_card(config, manifest, form, state))
+    (aside / "README.md").write_text(model_card(config, manifest, form, state, folding))
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     return folder
 
 
+def head_reads(config: Config, folding: Folding | None, task: str) -> str:
+    """What a head read in training and does not find in an export."""
+    if folding is None:
+        return dropped(config)
+    if task != folding.task:
+        return others_dropped(config, folding)
+    kind = config.sharing.kind
+    return f"states for which gates ({kind} inside the encoder) chose experts anew at every token, as none do here"
+
+
 def dropped(config: Config) -> str:
-    """What heads read in training and do not find in an export."""
     return (
         f"what sharing ({config.sharing.kind}) made of the encoder's states; that part is not exported, so a head "
         "predicts worse here than the validation says"
     )
+
+
+def others_dropped(config: Config, folding: Folding) -> str:
+    return (
+        f"states for which the gates of its own task chose experts ({config.sharing.kind} inside the encoder); those "
+        f"here are {folding.task}'s, so a head predicts worse here than the validation says"
+    )
+
+
+def about(folding: Folding) -> dict:
+    """What became of the experts, for tasks.json."""
+    kept = ("metric_name", "loss", "metric", "targets")
+    return {
+        "shares": {f"layer {number}": shares for number, shares in folding.shares.items()},
+        "intermediate_size": dict(zip(("trained", "exported"), folding.widths, strict=True)),
+        "validation": {
+            way: {name: record[name] for name in kept}
+            for way, record in (("trained", folding.gated), ("exported", folding.constant))
+        },
+    }
+
+
+def experts_section(config: Config, folding: Folding) -> list[str]:
+    """The same, for the model card."""
+    (before, after), gated, constant = folding.widths, folding.gated, folding.constant
+    return [
+        "",
+        "## Experts",
+        "",
+        f"In training the layers named below had experts beside their feed-forward part ({config.sharing.kind}). Those "
+        f"that {folding.task} read are part of it here, which makes all layers wider "
+        f"(intermediate_size {after:,}, {before:,} before), each multiplied by its mean share over the validation "
+        "instances. Gates no longer choose anew at every token, and experts of other tasks are not exported. Layers "
+        "count from 0.",
+        "",
+        "| layer | shares |",
+        "| ---: | --- |",
+        *(f"| {n} | {', '.join(f'{share:.3f}' for share in shares)} |" for n, shares in folding.shares.items()),
+        "",
+        f"| {folding.task} | loss | {gated['metric_name']} |",
+        "| --- | ---: | ---: |",
+        *(
+            f"| {way} | {record['loss']:.4f} | {record['metric']:.4f} |"
+            for way, record in (("with gates, as trained", gated), ("with constant shares, as exported", constant))
+        ),
+    ]
 
 
 def save_tokenizer(path: Path, manifest: dict, form: Form, folder: Path) -> None:
@@ -100,7 +154,7 @@ def save_tokenizer(path: Path, manifest: dict, form: Form, folder: Path) -> None
     ).save_pretrained(folder)
 
 
-def model_card(config: Config, manifest: dict, form: Form, state: dict) -> str:
+def model_card(config: Config, manifest: dict, form: Form, state: dict, folding: Folding | None) -> str:
     """What went in and what came out, in Markdown."""
     shape, documents = form.config, manifest["documents"]
     begun = "Prior weights" if config.distill is None else "Student of"
@@ -147,6 +201,8 @@ def model_card(config: Config, manifest: dict, form: Form, state: dict) -> str:
     for task in config.tasks:
         if "labels_from" in manifest["tasks"][task]:
             lines += ["", f"`{task}`: {predicts(TASKS[task], manifest)}."]
+    if folding is not None:
+        lines += experts_section(config, folding)
     lines += [
         "",
         "## Use",
@@ -161,7 +217,9 @@ def model_card(config: Config, manifest: dict, form: Form, state: dict) -> str:
         f"{form.note} The heads of the pre-training tasks are in task_heads.safetensors.",
         "",
     ]
-    if config.sharing.kind != "hard":
+    if folding is not None:
+        lines += [f"Heads of other tasks than {folding.task} were trained on {others_dropped(config, folding)}.", ""]
+    elif config.sharing.kind != "hard":
         lines += [f"The encoder is whole, but every head, that of masked LM too, was trained on {dropped(config)}.", ""]
     return "\n".join(lines)
 

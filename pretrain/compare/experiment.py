@@ -101,6 +101,8 @@ def load_compare(path: Path | None, overrides: Sequence[str] = ()) -> CompareCon
     compare = validated(read_tree(path, overrides), CompareConfig)
     for job in jobs(compare):
         job.config.stages()  # raises where the budget is too small
+        if compare.downstream:
+            job.config.refuse_unexportable()
     return compare
 
 

@@ -71,6 +71,11 @@ class Batch(NamedTuple):
     def pin_memory(self) -> "Batch":
         return self.map(torch.Tensor.pin_memory)
 
+    def reading_all(self) -> "Batch":
+        """The same, of which every slot is read; where targets are is not said."""
+        everything = torch.arange(len(self.ids), device=self.ids.device)
+        return self._replace(read=everything, read_layout=self.layout, targets={})
+
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
         return self._replace(
             ids=change(self.ids),

@@ -24,7 +24,7 @@ from pretrain.model.attention import one_by_one
 from pretrain.model.dropout import replace_dropout
 from pretrain.model.prior import Prior, fit_types
 from pretrain.sharing.hard import Hard
-from pretrain.sharing.inside import Inside, Residual
+from pretrain.sharing.inside import Beside, Inside
 from pretrain.sharing.parts import drawn_from
 from pretrain.sharing.penalty import penalty
 from pretrain.tasks import TASKS
@@ -201,13 +201,13 @@ class Model(nn.Module):
         if self.projection is not None:
             hidden = self.projection(hidden)
         *layers, last = self.layers
-        inside = self.sharing.residuals(batch.task) if isinstance(self.sharing, Inside) else []
+        inside = self.sharing.beside(batch.task) if isinstance(self.sharing, Inside) else []
         plain = len(layers) + 1 - len(inside)
         for layer in layers[:plain]:
             hidden = layer(hidden, layout=batch.layout, queries=batch.layout)
-        for layer, residual in zip(layers[plain:], inside, strict=False):
-            hidden = last_layer(layer, hidden, slice(None), batch.layout, batch.layout, residual)
-        read = self.last_layer if not inside else partial(last_layer, residual=inside[-1])
+        for layer, beside in zip(layers[plain:], inside, strict=False):
+            hidden = expert_layer(layer, hidden, slice(None), batch.layout, batch.layout, beside)
+        read = self.last_layer if not inside else partial(expert_layer, beside=inside[-1])
         return read(last, hidden, batch.read, batch.layout, batch.read_layout)[0]
 
     def loss(self, task: str, hidden: Tensor, labels: Tensor) -> Tensor:
@@ -244,18 +244,23 @@ class Model(nn.Module):
         return cast(TaskEmbeddings, self.encoder.embeddings.task_type_embeddings)
 
 
-def last_layer(
-    layer: ErnieLayer,
-    hidden: Tensor,
-    read: Tensor | slice,
-    layout: Layout,
-    queries: Layout,
-    residual: Residual | None = None,
-) -> Tensor:
-    """What a layer of the encoder gives at the slots that are read: nothing of the last one is computed for others.
+def last_layer(layer: ErnieLayer, hidden: Tensor, read: Tensor, layout: Layout, queries: Layout) -> Tensor:
+    """What a layer of the encoder gives at the slots that are read: nothing of the last one is computed for others."""
+    attended = attention(layer, hidden, read, layout, queries)
+    return layer.output(layer.intermediate(attended), attended)
 
-    `residual` makes what the feed-forward output is added to, where that is not the layer's own input to it.
-    """
+
+def expert_layer(
+    layer: ErnieLayer, streams: Tensor, read: Tensor | slice, layout: Layout, queries: Layout, beside: Beside
+) -> Tensor:
+    """The same of a layer with experts `beside` its feed-forward part, from streams (streams, slots, hidden)."""
+    attended = torch.cat([attention(layer, stream, read, layout, queries) for stream in streams.split(1)])
+    entering, added = beside(attended, queries)
+    return layer.output(layer.intermediate(entering), added)
+
+
+def attention(layer: ErnieLayer, hidden: Tensor, read: Tensor | slice, layout: Layout, queries: Layout) -> Tensor:
+    """What the first half of a layer gives at the slots that are read."""
     inner = layer.attention.self
     attend = ALL_ATTENTION_FUNCTIONS[inner.config._attn_implementation]
     entering = hidden[:, read]
@@ -263,8 +268,7 @@ def last_layer(
     query, key, value = (part.unflatten(-1, (-1, inner.attention_head_size)).transpose(1, 2) for part in parts)
     dropout = inner.dropout.p if layer.training else 0.0
     mixed, _ = attend(inner, query, key, value, None, inner.scaling, dropout, layout, queries)
-    attended = layer.attention.output(mixed.flatten(2), entering)
-    return layer.output(layer.intermediate(attended), attended if residual is None else residual(attended, queries))
+    return layer.attention.output(mixed.flatten(2), entering)
 
 
 def build_head(task: str, classes: Sequence[str] | None, config: ErnieConfig) -> nn.Module:

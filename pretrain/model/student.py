@@ -53,7 +53,7 @@ class Student(Model):
         """The loss of masked words, summed over its targets, and those of the comparison, summed over all tokens."""
         assert self.teacher is not None
         where, labels = batch.targets[MASKED]
-        where, batch = batch.read[where], reads_all(batch)
+        where, batch = batch.read[where], batch.reading_all()
         with torch.no_grad():
             wanted = self.teacher.model.encode(batch)[: batch.num_tokens]
             soft = self.teacher.model.read(MASKED, wanted)
@@ -64,11 +64,6 @@ class Student(Model):
             SOFT_TARGETS: soft_loss(logits, soft.float(), self.distill.temperature),
             HIDDEN_STATES: (1 - functional.cosine_similarity(hidden.float(), wanted.float(), dim=-1)).sum(),
         }
-
-
-def reads_all(batch: Batch) -> Batch:
-    """The same batch, of which every slot is read."""
-    return batch._replace(read=torch.arange(len(batch.ids), device=batch.ids.device), read_layout=batch.layout)
 
 
 def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

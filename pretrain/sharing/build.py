@@ -16,7 +16,7 @@ from pretrain.sharing.ml_mmoe import MultiLevelMmoe
 from pretrain.sharing.mmoe import Mmoe
 from pretrain.sharing.omoe import Omoe
 from pretrain.sharing.parts import Gate, Parts
-from pretrain.sharing.ple import Ple
+from pretrain.sharing.ple import Ple, PleInside
 from pretrain.world import World
 
 ON_TOP = {
@@ -36,10 +36,13 @@ def build_sharing(settings: SharingConfig, tasks: Sequence[str], shape: ErnieCon
     """For all tasks of a configuration, known yet or not. Raises ValueError where the encoder has too few layers."""
     if settings.kind == "hard":
         return Hard()
-    parts = Parts(shape, settings.width or shape.hidden_size, settings.gate_dropout, seed)
+    width = settings.width or shape.hidden_size
+    parts = Parts(shape, width, settings.gate_dropout, seed, normed=settings.place == "top")
     if settings.place == "top":
         return ON_TOP[settings.kind](settings, tasks, parts)
     settings.fit(shape.num_hidden_layers)
+    if settings.kind == "ple":
+        return PleInside(settings, tasks, parts)
     kind, layers = IN_A_LAYER[settings.kind], parts.at("layers")
     return Inside([kind(settings, tasks, layers.at(number)) for number in range(settings.layers)])
 

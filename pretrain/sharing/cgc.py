@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from pretrain.config import SharingConfig
-from pretrain.sharing.parts import Parts, mix
+from pretrain.sharing.parts import Block, Gate, Parts, mix
 
 
 class Cgc(nn.Module):
@@ -22,8 +22,13 @@ class Cgc(nn.Module):
 
     def forward(self, task: str, states: Tensor, cue: Tensor | None = None) -> Tensor:
         """The gate reads `cue`; None: the states themselves."""
-        shares = self.gates[task](states if cue is None else cue, task)
-        return mix(shares, [*self.of_task(task, states), *self.of_all(states)])
+        gate, experts = self.read_by(task)
+        return mix(gate(states if cue is None else cue, task), [expert(states) for expert in experts])
+
+    def read_by(self, task: str) -> tuple[Gate, list[Block]]:
+        """The gate of a task, and the experts that it weighs: its own, then the shared ones."""
+        experts = [*cast(nn.ModuleList, self.own[task]), *self.shared]
+        return cast(Gate, self.gates[task]), cast(list[Block], experts)
 
     def of_task(self, task: str, states: Tensor, learns: bool = True) -> list[Tensor]:
         """What a task's own experts make of the states."""

@@ -5,7 +5,7 @@ Where a layer computed norm(FFN(x) + x), it computes norm(FFN(x) + Σᵢ gᵢ E�
 stream of the step's task, so that task's gates and experts serve them too, as its row of the task embedding does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from pretrain.data.batch import Layout
 from pretrain.tasks import TASKS
 
-Residual = Callable[[Tensor, Layout], Tensor]
-"""What a layer adds its feed-forward output to, from states (1, slots, hidden) and where instances begin in them."""
+Beside = Callable[[Tensor, Layout], tuple[Tensor, Tensor]]
+"""What stands beside the feed-forward part of a layer: from attended states (streams, slots, hidden), and where
+instances begin in them, to what feed-forward reads and what its output is added to, for each stream handed on."""
 
 
 class Inside(nn.Module):
-    def __init__(self, layers: list[nn.Module]):
+    def __init__(self, layers: Sequence[nn.Module]):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
@@ -26,13 +27,13 @@ class Inside(nn.Module):
         """Nothing lies on top."""
         return states
 
-    def residuals(self, task: str) -> list[Residual]:
-        """One for each of the last layers, in a step of a task."""
-        return [self.residual(experts, task) for experts in self.layers]
+    def beside(self, task: str) -> list[Beside]:
+        """For each of the last layers, in a step of a task, which is the only stream."""
+        return [self.mixing(experts, task) for experts in self.layers]
 
-    def residual(self, experts: nn.Module, task: str) -> Residual:
-        def mixed(states: Tensor, layout: Layout) -> Tensor:
-            return experts(task, states, cue_of(task, states, layout))
+    def mixing(self, experts: nn.Module, task: str) -> Beside:
+        def mixed(states: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+            return states, experts(task, states, cue_of(task, states, layout))
 
         return mixed
 

@@ -1,11 +1,12 @@
 """Multi-gate mixture of experts: y_k = t_k(Σᵢ g_k(x)ᵢ Eᵢ(x)), a gate per task (Ma et al. 2018, equations 6 to 8)."""
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
 from pretrain.config import SharingConfig
-from pretrain.sharing.parts import Parts, mix
+from pretrain.sharing.parts import Block, Gate, Parts, mix
 
 
 class Mmoe(nn.Module):
@@ -16,5 +17,9 @@ class Mmoe(nn.Module):
 
     def forward(self, task: str, states: Tensor, cue: Tensor | None = None) -> Tensor:
         """The gate reads `cue`; None: the states themselves."""
-        shares = self.gates[task](states if cue is None else cue, task)
-        return mix(shares, [expert(states) for expert in self.experts])
+        gate, experts = self.read_by(task)
+        return mix(gate(states if cue is None else cue, task), [expert(states) for expert in experts])
+
+    def read_by(self, task: str) -> tuple[Gate, list[Block]]:
+        """The gate of a task, and the experts that it weighs."""
+        return cast(Gate, self.gates[task]), cast(list[Block], list(self.experts))

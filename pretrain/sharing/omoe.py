@@ -1,11 +1,12 @@
 """One-gate mixture of experts: y_k = t_k(Σᵢ g(x)ᵢ Eᵢ(x)), one gate for all tasks (Ma et al. 2018, equation 5)."""
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
 from pretrain.config import SharingConfig
-from pretrain.sharing.parts import Parts, mix
+from pretrain.sharing.parts import Block, Gate, Parts, mix
 
 
 class Omoe(nn.Module):
@@ -16,5 +17,9 @@ class Omoe(nn.Module):
 
     def forward(self, task: str, states: Tensor, cue: Tensor | None = None) -> Tensor:
         """The gate reads `cue`; None: the states themselves."""
-        shares = self.gate(states if cue is None else cue, task)
-        return mix(shares, [expert(states) for expert in self.experts])
+        gate, experts = self.read_by(task)
+        return mix(gate(states if cue is None else cue, task), [expert(states) for expert in experts])
+
+    def read_by(self, task: str) -> tuple[Gate, list[Block]]:
+        """The gate of a task, and the experts that it weighs."""
+        return self.gate, cast(list[Block], list(self.experts))

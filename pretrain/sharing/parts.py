@@ -23,12 +23,13 @@ class Linear(nn.Linear):
 class Block(nn.Module):
     """x + W₂ · activation(W₁ · norm(x)) for every token, with W₂ = 0 at first: the identity.
 
-    The norm has no parameters of its own: W₁ would take them in.
+    The norm has no parameters of its own: W₁ would take them in. Inside the encoder there is none: x is what a
+    LayerNorm gave there, and reads as the layer's own feed-forward part does (`pretrain.fold`).
     """
 
-    def __init__(self, shape: ErnieConfig, width: int):
+    def __init__(self, shape: ErnieConfig, width: int, normed: bool):
         super().__init__()
-        self.eps = shape.layer_norm_eps
+        self.normed, self.eps = normed, shape.layer_norm_eps
         self.inner = Linear(shape.hidden_size, width)
         self.activation = ACT2FN[shape.hidden_act]
         self.outer = Linear(width, shape.hidden_size)
@@ -38,8 +39,8 @@ class Block(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, states: Tensor, learns: bool = True) -> Tensor:
-        inner = self.inner(functional.layer_norm(states, states.shape[-1:], eps=self.eps), learns)
-        return states + self.dropout(self.outer(self.activation(inner), learns))
+        read = functional.layer_norm(states, states.shape[-1:], eps=self.eps) if self.normed else states
+        return states + self.dropout(self.outer(self.activation(self.inner(read, learns)), learns))
 
 
 class Gate(nn.Module):
@@ -93,6 +94,8 @@ class Parts(NamedTuple):
     """Of the inner layer of a block."""
     gate_dropout: float
     seed: int
+    normed: bool
+    """Whether blocks normalise what they read."""
     place: str = "sharing"
 
     def at(self, name: str | int) -> "Parts":
@@ -100,7 +103,7 @@ class Parts(NamedTuple):
 
     def block(self, name: str | int) -> Block:
         with drawn_from(f"{self.seed}/{self.place}.{name}"):
-            return Block(self.shape, self.width)
+            return Block(self.shape, self.width, self.normed)
 
     def blocks(self, name: str, number: int) -> nn.ModuleList:
         return nn.ModuleList(self.at(name).block(n) for n in range(number))

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import ErnieConfig
 
 from pretrain.config import Config, SharingConfig
-from pretrain.data.batch import Example, Target, pack
+from pretrain.data.batch import Batch, Example, Target, pack
 from pretrain.model.model import TASK_IDS, Model
 from pretrain.plan import plan
 from pretrain.sharing.build import build_sharing, read_gates
@@ -41,12 +41,14 @@ INSIDE = {
     "mmoe inside": {"kind": "mmoe", "place": "inside"},
     "ml_mmoe inside": {"kind": "ml_mmoe", "place": "inside", "layers": 2},
     "cgc inside": {"kind": "cgc", "place": "inside", "layers": 2, "shared_experts": 2},
+    "ple inside": {"kind": "ple", "place": "inside", "layers": 2, "shared_experts": 2},
+    "ple inside, three layers": {"kind": "ple", "place": "inside", "layers": 3, "task_experts": 2},
 }
 
 
 def shape(hidden: int) -> ErnieConfig:
     return ErnieConfig(
-        vocab_size=100, hidden_size=hidden, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+        vocab_size=100, hidden_size=hidden, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16,
         max_position_embeddings=64, type_vocab_size=4, use_task_id=True, task_type_vocab_size=7,
         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
@@ -325,7 +327,7 @@ def test_in_bf16_the_loss_is_nearly_the_same(kind):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("kind", INSIDE)
+@pytest.mark.parametrize("kind", ["omoe inside", "mmoe inside", "ml_mmoe inside", "cgc inside"])
 def test_inside_experts_are_mixed_in_the_last_layers(kind):
     """The equation, layer by layer, with all slots read."""
     model = model_with(INSIDE[kind]).eval()
@@ -350,8 +352,119 @@ def test_inside_experts_are_mixed_in_the_last_layers(kind):
     torch.testing.assert_close(found, hidden[0], atol=1e-5, rtol=0)
 
 
-def test_inside_an_instance_does_not_touch_the_others():
-    model = model_with(INSIDE["cgc inside"]).eval()
+@pytest.mark.parametrize("kind", ["ple inside", "ple inside, three layers"])
+@pytest.mark.parametrize("task", [WORD, STRUCTURE])
+def test_inside_ple_has_a_stream_for_every_task_and_a_shared_one(kind, task):
+    """The equation, layer by layer and stream by stream, for one instance with all slots read."""
+    model = model_with(INSIDE[kind]).eval()
+    stirred(model)
+    layers = model.sharing.layers
+    batch = pack(task, [example(9, 0, task=task)]).reading_all()
+    with torch.no_grad():
+        found = model.encode(batch)
+        ids = batch.ids[None]
+        hidden = model.encoder.embeddings(
+            input_ids=ids,
+            token_type_ids=batch.types[None],
+            position_ids=batch.positions[None],
+            task_type_ids=torch.full_like(ids, TASK_IDS[task]),
+        )
+        model.encoder.set_attn_implementation("eager")
+        plain = len(model.layers) - len(layers)
+        for layer in model.layers[:plain]:
+            hidden = layer(hidden)
+        streams = dict.fromkeys([*LABELS, "shared"], hidden)
+        for number, layer in enumerate(model.layers[plain:]):
+            attended = {name: layer.attention(stream)[0] for name, stream in streams.items()}
+            cues = attended if task == WORD else {name: states[:, :1] for name, states in attended.items()}
+            own = {name: [expert(attended[name]) for expert in layers[number].own[name]] for name in LABELS}
+            common = [expert(attended["shared"]) for expert in layers[number].shared]
+            experts = {name: [*own[name], *common] for name in LABELS}
+            experts["shared"] = [*(output for outputs in own.values() for output in outputs), *common]
+            gates = {name: layers[number].gates[name].weight for name in LABELS}
+            if number < len(layers) - 1:
+                gates["shared"] = model.sharing.shared_gates[number].weight
+            streams = {}
+            for name, gate in gates.items():
+                weighed = (cues[name] @ gate.T).softmax(-1)
+                residual = sum(weighed[..., n : n + 1] * output for n, output in enumerate(experts[name]))
+                feed_forward = layer.output.dense(layer.intermediate(attended[name]))
+                streams[name] = layer.output.LayerNorm(feed_forward + residual)
+    torch.testing.assert_close(found, streams[task][0], atol=1e-5, rtol=0)
+
+
+def batches_of_all_tasks() -> list[Batch]:
+    where = {WORD: (1, 4), "knowledge_masking": (1, 2)}
+    return [
+        pack(task, [example(9, 0, where.get(task, (0,)), task), example(6, 1, where.get(task, (0,)), task)])
+        for task in LABELS
+    ]
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_inside_no_parameter_is_without_a_gradient(kind):
+    model = stirred(model_with(INSIDE[kind]))
+    for batch in batches_of_all_tasks():
+        model(batch)[batch.task].backward()
+    names = [name for name, p in model.sharing.named_parameters() if p.grad is None or not p.grad.any()]
+    assert names == []
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_inside_a_loss_leaves_alone_what_belongs_to_others_yet_its_gradient_passes_through(kind):
+    model = stirred(model_with(INSIDE[kind])).double()
+    words = model.encoder.embeddings.word_embeddings.weight
+    step = torch.randn_like(words)
+    for batch in batches_of_all_tasks():
+        model.zero_grad()
+        model.predict(batch)[batch.task].square().sum().backward()
+        learning = {owner_of(name) for name, p in model.sharing.named_parameters() if p.grad is not None}
+        assert learning <= {None, batch.task} and learning
+        with torch.no_grad():
+            words += 1e-6 * step
+            ahead = model.predict(batch)[batch.task].square().sum().item()
+            words -= 2e-6 * step
+            behind = model.predict(batch)[batch.task].square().sum().item()
+            words += 1e-6 * step
+        measured = (ahead - behind) / 2e-6
+        assert (words.grad * step).sum().item() == pytest.approx(measured, rel=1e-3, abs=1e-5)
+
+
+def test_inside_ple_computes_no_stream_that_nobody_reads():
+    """Attention sees one stream before the experts, all in the middle, and the task's and the shared one at last."""
+    model, batch = model_with(INSIDE["ple inside, three layers"]), batches_of_all_tasks()[0]
+    seen = {}
+    for number, layer in enumerate(model.layers):
+        for name, module in (("attention", layer.attention.output), ("forward", layer.output)):
+            module.register_forward_hook(
+                lambda _, __, found, key=(number, name): seen.setdefault(key, []).append(tuple(found.shape[:2]))
+            )
+    model(batch)
+    slots, reads, streams = len(batch.ids), len(batch.read), len(LABELS) + 1
+    assert seen == {
+        (0, "attention"): [(1, slots)],
+        (0, "forward"): [(streams, slots)],
+        (1, "attention"): [(1, slots)] * streams,
+        (1, "forward"): [(2, slots)],
+        (2, "attention"): [(1, reads)] * 2,
+        (2, "forward"): [(1, reads)],
+    }
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_inside_any_attention_gives_the_same(kind):
+    model = stirred(model_with(INSIDE[kind])).eval()
+    for batch in batches_of_all_tasks():
+        found = []
+        for attention in ("one_by_one", "in_rows"):
+            model.encoder.set_attn_implementation(attention)
+            found.append(model.predict(batch)[batch.task])
+        torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_inside_an_instance_does_not_touch_the_others(kind):
+    model = model_with(INSIDE[kind]).eval()
     stirred(model.sharing)
     batches = [pack(STRUCTURE, [example(9, 0), example(7, seed)]) for seed in (1, 2)]
     (one, changed), (other, again) = (model.predict(batch)[STRUCTURE] for batch in batches)
@@ -380,12 +493,12 @@ def test_penalties_and_their_gradients_are_finite_where_all_tasks_are_equal(pena
     torch.testing.assert_close(stack.grad[0], stack.grad[1], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["asymmetric", "customized", "cross_stitch", "cgc", "ple", "cgc inside"])
+@pytest.mark.parametrize("kind", ["asymmetric", "customized", "cross_stitch", "cgc", "ple", "cgc inside", "ple inside"])
 def test_a_penalty_is_about_all_but_moves_only_those_that_are_awake(kind):
     model = model_with({**(KINDS | INSIDE)[kind], "penalty": {"kind": "mean", "weight": 0.5}})
     stirred(model.sharing)
     place = "inside" if "inside" in kind else "sharing"
-    owner = WORD if kind in ("cgc", "ple", "cgc inside") else "word-aware"
+    owner = WORD if kind.startswith(("cgc", "ple")) else "word-aware"
     value = model.regularise({f"{place}.{owner}", "sharing"})
     value.backward()
     assert {owner_of(name) for name, p in model.sharing.named_parameters() if p.grad is not None} == {owner}
@@ -405,7 +518,10 @@ def test_a_penalty_is_about_all_but_moves_only_those_that_are_awake(kind):
         ({"sharing": {"kind": "moe"}}, "sharing.kind: Input should be 'hard', 'asymmetric'"),
         ({"sharing": {"kind": "cgc", "experts": 8}}, "kind=cgc does not read experts=8.*omoe, mmoe, ml_mmoe"),
         ({"sharing": {"kind": "mmoe", "layers": 2}}, "layers=2 is read where place=inside"),
-        ({"sharing": {"kind": "ple", "place": "inside"}}, "kind=ple does not read place=inside"),
+        ({"sharing": {"kind": "customized", "place": "inside"}}, "kind=customized does not read place=inside"),
+        ({"sharing": {"kind": "ple", "place": "inside"}}, "ple inside with layers=1 is cgc"),
+        ({"sharing": {"kind": "ml_mmoe", "place": "inside"}}, "ml_mmoe inside with layers=1 is mmoe"),
+        ({"sharing": {"kind": "ple", "place": "inside", "layers": 2, "levels": 3}}, "levels=3 is read where place=top"),
         ({"sharing": {"kind": "mmoe", "place": "inside", "layers": 2}}, "mmoe inside with layers=2 is ml_mmoe"),
         ({"sharing": {"kind": "cgc", "place": "inside", "layers": 9}}, "sharing.layers=9: the encoder has 4 layers"),
         ({"sharing": {"kind": "ple", "levels": 1}}, "ple with levels=1 is cgc"),
