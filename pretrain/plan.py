@@ -20,7 +20,7 @@ from pretrain.config import Config
 from pretrain.deepspeed_config import in_bf16
 from pretrain.scale import NUMBER, TOKEN, Cluster, pace, passes
 from pretrain.schedule import Stage
-from pretrain.sharing.size import shared_parameters
+from pretrain.sharing.size import layers_again, shared_parameters, shared_work
 from pretrain.tasks import TASKS, discourse_relation, knowledge_masking
 from pretrain.tasks.spec import Head
 
@@ -197,7 +197,7 @@ def plan(config: Config, ranks: int = 1, cluster: Cluster | None = None) -> Rend
     model.add_row("heads", f"{human(count.heads)} parameters for {len(classes)} tasks")
     if count.sharing:
         kind, place = config.sharing.kind, "inside the encoder" if config.sharing.place == "inside" else "on top of it"
-        model.add_row("sharing", f"{human(count.sharing)} parameters: {kind} {place}; its FLOP are not counted below")
+        model.add_row("sharing", f"{human(count.sharing)} parameters: {kind} {place}")
     for task in unknown:
         model.add_row("", f"without {task}: its classes are those of its files, known once the corpus is built")
     a_step = f"{config.train.batch_size} instances of up to {settings.max_length} tokens"
@@ -251,7 +251,29 @@ def stage_operations(config: Config, stage: Stage, sizes: Sizes) -> float:
         teacher = operations(written_sizes(config), tokens, length, tokens) / 3
         return operations(sizes, tokens, length, tokens) + teacher
     predicted = predicted_steps(config, stage) * batch * length * config.corpus.mask_share
-    return operations(sizes, tokens, length, predicted)
+    again = layers_again(config.sharing, config.tasks)
+    return operations(sizes._replace(layers=sizes.layers + again), tokens, length, predicted) + shared_operations(
+        config, stage, sizes, tokens
+    )
+
+
+def shared_operations(config: Config, stage: Stage, sizes: Sizes, tokens: int) -> float:
+    """Of sharing: inside the encoder at every token, on top at the targets of tasks and their companions."""
+    slots = float(tokens)
+    if config.sharing.place == "top":
+        riding = sum(targets(config, name) for name in config.train.companions if name in stage.steps)
+        slots = config.train.batch_size * sum(
+            steps * (targets(config, task) + (riding if TASKS[task].target is None else 0))
+            for task, steps in stage.steps.items()
+        )
+    return 6 * shared_work(config.sharing, config.tasks, sizes.hidden) * slots
+
+
+def targets(config: Config, task: str) -> float:
+    """Of an instance of a task, at most."""
+    if TASKS[task].target is None:
+        return 1
+    return config.corpus.max_length * (config.corpus.mask_share if TASKS[task].head is Head.MASKED_LM else 1)
 
 
 def predicted_steps(config: Config, stage: Stage) -> int:

@@ -1,4 +1,4 @@
-"""How many parameters a kind of sharing has, by formula. Torch-free, for `cumul plan`."""
+"""How large a kind of sharing is and how much it computes, by formula. Torch-free, for `cumul plan`."""
 
 from collections.abc import Sequence
 
@@ -35,6 +35,38 @@ def shared_parameters(settings: SharingConfig, tasks: Sequence[str], hidden: int
             return settings.layers * extraction
         case "ple":
             return levels * extraction + (levels - 1) * hidden * (number * own + shared)
+
+
+def shared_work(settings: SharingConfig, tasks: Sequence[str], hidden: int) -> int:
+    """Weights that a slot of one task is multiplied with, at most: on top where it has targets, inside everywhere."""
+    width, own, shared = settings.width or hidden, settings.task_experts, settings.shared_experts
+    block = 2 * hidden * width + width + hidden
+    levels = settings.layers if settings.place == "inside" else settings.levels
+    match settings.kind:
+        case "hard":
+            return 0
+        case "asymmetric":
+            reads = 1 + max(map(len, settings.uses.values()), default=0)
+            return reads * block + (join(hidden, reads) if reads > 1 else 0)
+        case "customized":
+            return 2 * block + join(hidden, 2)
+        case "cross_stitch":
+            return levels * len(families_of(tasks)) * block
+        case "omoe" | "mmoe":
+            return settings.layers * settings.experts * block
+        case "ml_mmoe":
+            return levels * settings.experts * block
+        case "cgc":
+            return settings.layers * (own + shared) * block
+        case "ple":
+            return ((levels - 1) * (len(tasks) * own + shared) + own + shared) * block
+
+
+def layers_again(settings: SharingConfig, tasks: Sequence[str]) -> int:
+    """How many more layers' work several streams make, where they go through the encoder."""
+    if (settings.kind, settings.place) != ("ple", "inside"):
+        return 0
+    return (len(tasks) + 1) * (settings.layers - 2) + 2 + 1 - settings.layers
 
 
 def join(hidden: int, number: int) -> int:

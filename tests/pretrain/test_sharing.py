@@ -1,5 +1,6 @@
 """What every kind of sharing promises: its equation, a neutral start, and that what is another's stays as it is."""
 
+import re
 from math import log
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import ErnieConfig
 
 from pretrain.config import Config, SharingConfig
@@ -18,7 +20,7 @@ from pretrain.sharing.inside import cue_of
 from pretrain.sharing.owners import owner_of
 from pretrain.sharing.parts import Block, Gate
 from pretrain.sharing.penalty import joint_feature, low_rank, mean, stacks
-from pretrain.sharing.size import shared_parameters
+from pretrain.sharing.size import shared_parameters, shared_work
 from pretrain.tasks import TASKS, families_of
 from pretrain.world import join
 
@@ -240,11 +242,41 @@ def test_the_planned_size_is_the_real_one(kind):
     assert shared_parameters(settings, THREE, 8) == sum(p.numel() for p in module.parameters())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_planned_work_is_at_most_that_which_torch_counts_for_the_dearest_task(kind):
+    """At most: what rests has no gradient of its own."""
+    settings, states = SharingConfig.model_validate(KINDS[kind]), torch.randn(50, 64, requires_grad=True)
+    module, counted = build_sharing(settings, THREE, shape(64), 0), []
+    for task in THREE:
+        with FlopCounterMode(display=False) as counter:
+            module(task, states).sum().backward()
+        counted.append(counter.get_total_flops())
+    planned = 6 * shared_work(settings, THREE, 64) * 50
+    assert 0.7 * planned < max(counted) < 1.06 * planned
+
+
 def test_the_plan_shows_what_sharing_adds():
-    console = Console(width=200)
-    with console.capture() as captured:
-        console.print(plan(Config.model_validate({"sharing": {"kind": "ple"}})))
-    assert "ple on top of it" in captured.get()
+    def planned(**sharing) -> str:
+        console = Console(width=200)
+        with console.capture() as captured:
+            console.print(plan(Config.model_validate({"sharing": sharing})))
+        return captured.get()
+
+    def operations(text: str) -> float:
+        number, unit = re.search(r"FLOP, at most.* ([\d.]+) (\w)$", text, re.M).groups()
+        return float(number) * {"P": 1, "E": 1000}[unit]
+
+    assert "ple on top of it" in planned(kind="ple")
+    hard, top, inside, streams = (
+        operations(planned(**settings))
+        for settings in (
+            {"kind": "hard"},
+            {"kind": "mmoe"},
+            {"kind": "mmoe", "place": "inside"},
+            {"kind": "ple", "place": "inside", "layers": 3},
+        )
+    )
+    assert hard < top and hard < inside < streams
 
 
 # Gates
