@@ -30,11 +30,11 @@ from launch.system import check_port, settle_accelerator, signal_when_parent_die
 from pretrain.config import Config
 from pretrain.run import (
     LAUNCHER,
-    LOGS,
     Typed,
     finished,
     is_locked,
     locked,
+    logs_of,
     progress,
     stop_file,
     stopped_file,
@@ -98,16 +98,16 @@ def train_together(config: Config, typed: Typed, wanted: list[int], say: Callabl
 
 def train_once(config: Config, typed: Typed, hosts: Mapping[str, int], wanted: list[int], say: Callable) -> str | None:
     """What went wrong, where something did that another start may mend; else raises ChildProcessError with it."""
-    errors.clear(config)
+    errors.clear(logs_of(config))
     write_typed(config, typed, list(hosts))
     outcome = run_launcher(config, command(config, typed, hosts), hosts, say)
     if outcome.asked or all(finished(config, number) for number in wanted):
         return None
-    ended = errors.cause(config)
+    ended = errors.cause(logs_of(config))
     if ended and ended.kind == errors.MISTAKE:
         raise ChildProcessError(ended.line())
     who = f"the ranks on {outcome.first}" if outcome.first else "the ranks"
-    return ended.line() if ended else f"{who} ended; what they said is above, or in {config.folder() / LOGS}"
+    return ended.line() if ended else f"{who} ended; what they said is above, or in {logs_of(config)}"
 
 
 def those_that_answer(config: Config, hosts: Mapping[str, int], need_all: bool, say: Callable) -> dict[str, int]:
