@@ -100,7 +100,7 @@ def train_together(request: Request, data: Sequence[TaskData], say: Say) -> None
     ranks give the same scores, interrupted or not. Raises ValueError where a checkpoint was made from something else.
     """
     with joined() as world, world.watched():
-        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # else it warns of our optimizer
         if world.main:
             with alone(request.folder / "lock", "give another --out"):
                 train(request, data, world, say)
