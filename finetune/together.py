@@ -7,7 +7,6 @@ what they predict. The optimizer is AdamW, as for one task; the paper's is Adama
 
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -141,7 +140,7 @@ def train(request: Request, data: Sequence[TaskData], world: World, say: Say) ->
             speed = pace.speed()
             state.scores.append([dev_score(one, its, world) for one, its in zip(data, prepared, strict=True)])
             means = [float(np.mean(row)) for row in state.scores]
-            if means[-1] > max(means[:-1], default=-math.inf):
+            if epoch == 0 or means[-1] > max(means[:-1]):
                 state.best, best = epoch + 1, model.weights() if world.main else {}
             save()
             each = "  ".join(f"{one.name} {score:.3f}" for one, score in zip(data, state.scores[-1], strict=True))

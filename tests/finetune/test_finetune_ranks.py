@@ -23,7 +23,7 @@ from finetune import together as together_module
 from finetune.heads import loss, share_encoder
 from finetune.shared import cut, rate
 from finetune.train import prepare, read_task
-from launch.cli import app
+from launch.cli import app, run
 
 KINDS = ("single", "pair", "similarity", "tokens", "ranking")
 SAN = {"steps": 3, "dropout": 0.0}
@@ -156,7 +156,7 @@ class Small:
     def run(self, out: str, say=lambda line: None, **changes):
         together = load_together(self.folder / "suite.yaml").model_copy(update=changes)
         tasks = load_suite(self.folder / "suite.yaml")
-        return run_together(tasks, together, self.encoder, self.folder, [0], self.folder / out, say=say)
+        return run_together(tasks, together, self.encoder, self.folder, [0], self.folder / out, say=say, save=True)
 
     def command(self, out: str, *more: str) -> list[str]:
         return [
@@ -166,6 +166,12 @@ class Small:
 
     def training(self, out: str) -> Path:
         return self.folder / out / "encoder+together/together/seed0.training"
+
+    def weights(self, out: str) -> dict[str, bytes]:
+        folder = self.folder / out / "encoder+together/together/seed0"
+        found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.safetensors")}
+        assert set(found) == {"model.safetensors", "heads/single.safetensors", "heads/pair.safetensors"}
+        return found
 
     def results(self, out: str) -> list[dict]:
         found = [json.loads(path.read_text()) for path in sorted((self.folder / out).glob("*/*/seed0.json"))]
@@ -194,10 +200,11 @@ def test_interrupted_inside_an_epoch_it_ends_as_if_unbroken(small, monkeypatch, 
     with pytest.raises(KeyboardInterrupt):
         small.run("broken", stop_at(f"step {step}/28"), checkpoint_every=5)
     said = []
-    small.run("broken", said.append, checkpoint_every=3, zero_stage=1 if step == 19 else 0)
+    small.run("broken", said.append, checkpoint_every=3)
     went_on = [line for line in said if "goes on from" in line]
     assert went_on == ([f"together  seed 0  goes on from step {step // 5 * 5}/28"] if step >= 5 else [])
     assert small.results("broken") == small.results("unbroken")
+    assert small.weights("broken") == small.weights("unbroken")
     assert re.search(r"step 20/28  loss: (single|pair) \d\.\d{3}  [\d,]+ tok/s  left 0:\d\d", "\n".join(said))
     assert not small.training("broken").exists() and "RANK" not in os.environ
 
@@ -206,7 +213,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(small, monkeyp
     small.run("unbroken")
     monkeypatch.setattr(together_module, "PAUSE", -1)
     with pytest.raises(KeyboardInterrupt):
-        small.run("broken", stop_at("step 12/28"), checkpoint_every=5)
+        small.run("broken", stop_at("step 12/28"), checkpoint_every=5, zero_stage=1)
     path = small.training("broken") / "checkpoints/step10/model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     said = []
@@ -233,7 +240,9 @@ def test_a_checkpoint_of_something_else_is_refused_by_name(small):
 @pytest.mark.slow
 def test_killed_ranks_go_on_to_the_same_bits_and_with_another_number_to_rounding(tmp_path):
     small = Small(tmp_path, rows=400, checkpoint_every=10, zero_stage=2)
-    done = subprocess.run(small.command("unbroken", "--processes", "2"), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        small.command("unbroken", "--save", "--processes", "2"), capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     for out, processes in (("again", "2"), ("alone", "1")):
         ranks = subprocess.Popen(small.command(out, "--processes", "2"), stdout=subprocess.DEVNULL)
@@ -243,10 +252,12 @@ def test_killed_ranks_go_on_to_the_same_bits_and_with_another_number_to_rounding
             time.sleep(0.01)
         ranks.send_signal(signal.SIGKILL)
         ranks.wait()
-        rest = subprocess.run(small.command(out, "--processes", processes), capture_output=True, text=True, timeout=300)
+        again = small.command(out, "--save", "--processes", processes)
+        rest = subprocess.run(again, capture_output=True, text=True, timeout=300)
         assert rest.returncode == 0, rest.stderr
         assert re.search(r"goes on from step [2-9]0/200", rest.stdout)
     assert small.results("again") == small.results("unbroken")
+    assert small.weights("again") == small.weights("unbroken")
     for one, other in zip(small.results("alone"), small.results("unbroken"), strict=True):
         assert one["epochs"] == pytest.approx(other["epochs"], abs=0.11)
 
@@ -254,36 +265,34 @@ def test_killed_ranks_go_on_to_the_same_bits_and_with_another_number_to_rounding
 # The command
 
 
-def test_two_processes_give_what_one_gives(small, monkeypatch):
+def test_two_processes_give_what_one_gives(small, capfd):
     """Without dropout, which ranks draw for themselves."""
     small.encoder = made.checkpoint(small.folder / "plain/encoder")
-    alone = subprocess.run(small.command("one", "--save"), capture_output=True, text=True, timeout=300)
-    two = subprocess.run(
-        small.command("two", "--save", "--processes", "2"), capture_output=True, text=True, timeout=300
-    )
-    for done in (alone, two):
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr and not re.search("warning|deepspeed", done.stdout, re.I)
-        assert re.search(r"together  seed 0  epoch 2/2  dev mean 0\.\d{3}  single 0.* left 0:00\n", done.stdout)
+    for out, processes in (("one", "1"), ("two", "2")):
+        done = CliRunner().invoke(app, small.command(out, "--save", "--processes", processes)[3:])
+        assert done.exit_code == 0, done.output
+        assert re.search(r"together  seed 0  epoch 2/2  dev mean 0\.\d{3}  single 0.* left 0:00\n", done.output)
+        assert not re.search("warning|deepspeed|launch", done.output, re.I)
+    assert "Traceback" not in capfd.readouterr().err
     first, second = (
         load_file(small.folder / out / "encoder+together/together/seed0/model.safetensors") for out in ("one", "two")
     )
     torch.testing.assert_close(felt(second), felt(first), atol=1e-4, rtol=1e-3)
     for one, other in zip(small.results("one"), small.results("two"), strict=True):
         assert one["together"] == other["together"] and one["epochs"] == pytest.approx(other["epochs"], abs=0.06)
-    again = subprocess.run(small.command("two"), capture_output=True, text=True, timeout=300)
-    assert again.returncode == 0 and "epoch" not in again.stdout  # finished, whatever the number of processes
+    done = CliRunner().invoke(app, small.command("two", "--save")[3:])
+    assert done.exit_code == 0 and "epoch" not in done.output  # finished, whatever the number of processes
 
 
-def test_a_rank_that_fails_ends_the_command_with_one_line(small):
+def test_a_rank_that_fails_ends_the_command_with_one_line(small, capfd):
     with pytest.raises(KeyboardInterrupt):
         small.run("out", stop_at("epoch 1/2"))
-    done = subprocess.run(
-        small.command("out", "--processes", "2", "--set", "together.lr=0.1"),
-        capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert re.fullmatch(r"error: \S+/step14 was made with together\.lr=0\.001, now it is 0\.1\. .*\n", done.stderr)
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as end:
+        run(lambda: app(small.command("out", "--processes", "2", "--set", "together.lr=0.1")[3:], prog_name="cumul"))
+    said = capfd.readouterr().err
+    assert end.value.code == 1
+    assert re.fullmatch(r"error: \S+/step14 was made with together\.lr=0\.001, now it is 0\.1\. .*\n", said)
 
 
 def test_what_cannot_be_is_one_line(small):
