@@ -239,14 +239,14 @@ def test_a_checkpoint_of_something_else_is_refused_by_name(small):
 
 @pytest.mark.slow
 def test_killed_ranks_go_on_to_the_same_bits_and_with_another_number_to_rounding(tmp_path):
-    small = Small(tmp_path, rows=400, checkpoint_every=10, zero_stage=2)
+    small = Small(tmp_path, rows=160, checkpoint_every=10, zero_stage=2)
     done = subprocess.run(
         small.command("unbroken", "--save", "--processes", "2"), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     for out, processes in (("again", "2"), ("alone", "1")):
         ranks = subprocess.Popen(small.command(out, "--processes", "2"), stdout=subprocess.DEVNULL)
-        until = time.monotonic() + 100
+        until = time.monotonic() + 200
         while not [*(small.training(out) / "checkpoints").glob("step[23]0")]:
             assert ranks.poll() is None and time.monotonic() < until
             time.sleep(0.01)
@@ -255,7 +255,7 @@ def test_killed_ranks_go_on_to_the_same_bits_and_with_another_number_to_rounding
         again = small.command(out, "--save", "--processes", processes)
         rest = subprocess.run(again, capture_output=True, text=True, timeout=300)
         assert rest.returncode == 0, rest.stderr
-        assert re.search(r"goes on from step [2-9]0/200", rest.stdout)
+        assert re.search(r"goes on from step [2-7]0/80", rest.stdout)
     assert small.results("again") == small.results("unbroken")
     assert small.weights("again") == small.weights("unbroken")
     for one, other in zip(small.results("alone"), small.results("unbroken"), strict=True):
