@@ -167,6 +167,9 @@ class Small:
     def training(self, out: str) -> Path:
         return self.folder / out / "encoder+together/together/seed0.training"
 
+    def tensors(self, out: str) -> dict[str, torch.Tensor]:
+        return load_file(self.folder / out / "encoder+together/together/seed0/model.safetensors")
+
     def weights(self, out: str) -> dict[str, bytes]:
         folder = self.folder / out / "encoder+together/together/seed0"
         found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.safetensors")}
@@ -237,29 +240,42 @@ def test_a_checkpoint_of_something_else_is_refused_by_name(small):
         small.run("broken")
 
 
+def kill_then_go_on(small: Small, processes: int) -> None:
+    """Kill the command with two ranks inside an epoch, and start it again, with another number or the same."""
+    ranks = subprocess.Popen(small.command("broken", "--save", "--processes", "2"), stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 200
+    while not [*(small.training("broken") / "checkpoints").glob("step[23]0")]:
+        assert ranks.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    ranks.send_signal(signal.SIGKILL)
+    ranks.wait()
+    again = small.command("broken", "--save", "--processes", str(processes))
+    rest = subprocess.run(again, capture_output=True, text=True, timeout=300)
+    assert rest.returncode == 0, rest.stderr
+    assert re.search(r"goes on from step [2-7]0/80", rest.stdout)
+
+
 @pytest.mark.slow
-def test_killed_ranks_go_on_to_the_same_bits_and_with_another_number_to_rounding(tmp_path):
+def test_killed_ranks_go_on_to_the_same_bits(tmp_path):
     small = Small(tmp_path, rows=160, checkpoint_every=10, zero_stage=2)
     done = subprocess.run(
         small.command("unbroken", "--save", "--processes", "2"), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    for out, processes in (("again", "2"), ("alone", "1")):
-        ranks = subprocess.Popen(small.command(out, "--processes", "2"), stdout=subprocess.DEVNULL)
-        until = time.monotonic() + 200
-        while not [*(small.training(out) / "checkpoints").glob("step[23]0")]:
-            assert ranks.poll() is None and time.monotonic() < until
-            time.sleep(0.01)
-        ranks.send_signal(signal.SIGKILL)
-        ranks.wait()
-        again = small.command(out, "--save", "--processes", processes)
-        rest = subprocess.run(again, capture_output=True, text=True, timeout=300)
-        assert rest.returncode == 0, rest.stderr
-        assert re.search(r"goes on from step [2-7]0/80", rest.stdout)
-    assert small.results("again") == small.results("unbroken")
-    assert small.weights("again") == small.weights("unbroken")
-    for one, other in zip(small.results("alone"), small.results("unbroken"), strict=True):
-        assert one["epochs"] == pytest.approx(other["epochs"], abs=0.11)
+    kill_then_go_on(small, 2)
+    assert small.results("broken") == small.results("unbroken")
+    assert small.weights("broken") == small.weights("unbroken")
+
+
+@pytest.mark.slow
+def test_killed_ranks_go_on_as_one_process_to_what_one_gives(tmp_path):
+    """Without dropout, which ranks draw for themselves."""
+    small = Small(tmp_path, rows=160, checkpoint_every=10)
+    small.encoder = made.checkpoint(small.folder / "plain/encoder")
+    small.run("unbroken")
+    kill_then_go_on(small, 1)
+    first, second = small.tensors("unbroken"), small.tensors("broken")
+    torch.testing.assert_close(felt(second), felt(first), atol=1e-3, rtol=1e-3)
 
 
 # The command
@@ -274,10 +290,7 @@ def test_two_processes_give_what_one_gives(small, capfd):
         assert re.search(r"together  seed 0  epoch 2/2  dev mean 0\.\d{3}  single 0.* left 0:00\n", done.output)
         assert not re.search("warning|deepspeed|launch", done.output, re.I)
     assert "Traceback" not in capfd.readouterr().err
-    first, second = (
-        load_file(small.folder / out / "encoder+together/together/seed0/model.safetensors") for out in ("one", "two")
-    )
-    torch.testing.assert_close(felt(second), felt(first), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(felt(small.tensors("two")), felt(small.tensors("one")), atol=1e-4, rtol=1e-3)
     for one, other in zip(small.results("one"), small.results("two"), strict=True):
         assert one["together"] == other["together"] and one["epochs"] == pytest.approx(other["epochs"], abs=0.06)
     done = CliRunner().invoke(app, small.command("two", "--save")[3:])
