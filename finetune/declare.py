@@ -16,6 +16,8 @@ Split = Literal["train", "dev", "test"]
 Mixing = Literal["proportional", "annealed", "uniform"]
 TOGETHER = "together"
 """The entry of a suite that is no task, but says how its tasks are learnt together."""
+FREE = {"micro_batch_size", "zero_stage", "checkpoint_every"}
+"""Settings of it that decide nothing of what is learnt: they may change, also in the middle."""
 
 
 class Shape(NamedTuple):
@@ -97,6 +99,12 @@ class Together(Section):
     warmup: float = Field(0.1, ge=0, lt=1)
     """As a task's."""
     weight_decay: float = Field(0.01, ge=0)
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Examples that a rank computes at once; the rest of its share is accumulated. None: all of it."""
+    zero_stage: Literal[0, 1, 2] = 0
+    """DeepSpeed's ZeRO: 1 shares the moments among the ranks, 2 the gradients too."""
+    checkpoint_every: int = Field(500, ge=1)
+    """Steps between checkpoints inside an epoch; there is one at the end of each."""
 
     @model_validator(mode="after")
     def can_anneal(self) -> "Together":

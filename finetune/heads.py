@@ -5,7 +5,7 @@ Apart from the training itself, so that tasks with different heads can share an 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional
@@ -31,13 +31,17 @@ Model = PreTrainedModel | AnswerNetwork
 
 def model_of(task: Task, classes: Sequence[str], folder: Path) -> tuple[Model, list[str]]:
     """The checkpoint's encoder under the task's head, and which parameters are new. Raises ValueError as load_model."""
-    plain = task.kind == "tokens" or task.san is not None
-    auto = AutoModelForTokenClassification if plain else AutoModelForSequenceClassification
+    auto = AutoModelForSequenceClassification if pools(task) else AutoModelForTokenClassification
     model, new = load_model(auto, folder, num_labels=len(classes) or 1)
     if task.san is None:
         return model, new
     network = AnswerNetwork(encoder_of(model), len(classes), task.san)
     return network, sorted(head_of(network))
+
+
+def pools(task: Task) -> bool:
+    """Whether the head looks at the whole sequence, by the encoder's pooler where it has one; else at every token."""
+    return task.kind != "tokens" and task.san is None
 
 
 def head_of(model: Model) -> dict[str, torch.Tensor]:
@@ -143,26 +147,37 @@ def padded(rows: Sequence[Sequence[float]], filler: float, width: int, dtype: to
     return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows], dtype=dtype)
 
 
-def loss(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean over examples (tokens: over tokens)."""
+def targets(task: Task, features: Sequence[Feature]) -> int:
+    """What the loss is a mean over: examples, queries, or tokens that have a label."""
+    if task.kind == "tokens":
+        return sum(label != IGNORED for feature in features for label in feature["labels"])
+    return len(features)
+
+
+def loss(
+    task: Task, logits: torch.Tensor, labels: torch.Tensor, reduction: Literal["mean", "sum"] = "mean"
+) -> torch.Tensor:
+    """Over the targets."""
     logits = logits.float()
     if task.kind == "similarity":
-        return functional.mse_loss(logits[:, 0], labels)
+        return functional.mse_loss(logits[:, 0], labels, reduction=reduction)
     if task.kind == "ranking":
-        return listwise(logits[:, 0], labels)
-    return functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
+        found = listwise(logits[:, 0], labels)
+        return found.mean() if reduction == "mean" else found.sum()
+    flat = logits.flatten(0, -2), labels.flatten()
+    return functional.cross_entropy(*flat, ignore_index=IGNORED, reduction=reduction)
 
 
 def listwise(scores: torch.Tensor, grades: torch.Tensor) -> torch.Tensor:
     """Softmax over the texts of each query, against grade ÷ sum of grades: cross-entropy (ListNet, Cao et al. 2007).
 
-    scores (texts of all queries,); grades (queries, most texts), NaN where there is no text.
+    scores (texts of all queries,); grades (queries, most texts), NaN where there is no text -> (queries,).
     """
     there = ~grades.isnan()
     table = torch.full_like(grades, -torch.inf).masked_scatter(there, scores)
     target = grades.masked_fill(~there, 0)
     target = target / target.sum(1, keepdim=True)
-    return -(target * table.log_softmax(1).masked_fill(~there, 0)).sum(1).mean()
+    return -(target * table.log_softmax(1).masked_fill(~there, 0)).sum(1)
 
 
 def decode(task: Task, logits: torch.Tensor, features: Sequence[Feature], classes: Sequence[str]) -> list[Any]:

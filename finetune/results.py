@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
@@ -55,6 +55,28 @@ class Result(Section):
     """The task as it was declared, defaults included."""
     together: dict[str, Any] = {}
     """Where the encoder learnt several tasks at once: how, and every setting of every task. Empty: one by one."""
+
+
+class Origin(NamedTuple):
+    """What it was made from."""
+
+    checkpoint: str
+    """As it was typed."""
+    weights: str
+    """Its fingerprint."""
+    settings: dict[str, Any]
+    """By name."""
+
+
+def refuse_other(path: Path, made: Origin, now: Origin, mend: str) -> None:
+    """Raises ValueError where what lies there was made from other weights, or other settings than those of now."""
+    if made.weights != now.weights:
+        raise ValueError(f"{path} was made with other weights, {made.checkpoint} as it was then. {mend}")
+    changed = [key for key in now.settings if made.settings.get(key) != now.settings[key]]
+    if changed:
+        key = changed[0]
+        then, wanted = json.dumps(made.settings.get(key)), json.dumps(now.settings[key])
+        raise ValueError(f"{path} was made with {key}={then}, now it is {wanted}. {mend}")
 
 
 def path_of(out: Path, name: str, task: str, seed: int) -> Path:

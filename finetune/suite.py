@@ -1,6 +1,5 @@
 """Run a suite on a checkpoint; what is finished is kept."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune import results
-from finetune.declare import TOGETHER, Split, Suite, Task, Together
+from finetune.declare import FREE, TOGETHER, Split, Suite, Task, Together
 from finetune.metrics import METRICS
 from finetune.read import Rows, read_split
-from finetune.results import Result
+from finetune.results import Origin, Result, refuse_other
 from pretrain.config import one_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from finetune.together import Request
     from finetune.train import TaskData
+
+    InRanks = Callable[[Request, Callable[[str], object]], None]
 
 SHOWN = 3
 """Refused rows that are printed; the rest are counted."""
@@ -57,11 +59,13 @@ def run_together(
     tasks: Sequence[str] | None = None,
     say: Callable[[str], object] = print,
     save: bool = False,
+    in_ranks: "InRanks | None" = None,
 ) -> list[Result]:
     """One encoder on all tasks at once, then each task from it, from every seed (MT-DNN, Liu et al. 2019).
 
     Returns the results of run_suite that are there, then those of both steps, filed under the checkpoint's name with
-    +together, and +together+alone. Arguments and errors as run_suite's.
+    +together, and +together+alone. Arguments and errors as run_suite's. `in_ranks` sees to the shared training of a
+    seed (finetune.together.train_together) in several ranks; None: this process does it.
     """
     wanted = suite if tasks is None else [one_of(task, suite, "task") for task in tasks]
     chosen = {name: task for name, task in suite.items() if name in wanted}
@@ -71,7 +75,7 @@ def run_together(
         raise ValueError(f"--together is for two tasks or more that train: {reason}. Name others with --task.")
     with opened(checkpoint, data, seeds, out, say, save) as run:
         found = [run.finished(name, task, seed) for name, task in chosen.items() for seed in seeds]
-        return [*filter(None, found), *run.together(chosen, settings, seeds)]
+        return [*filter(None, found), *replace(run, in_ranks=in_ranks).together(chosen, settings, seeds)]
 
 
 @contextmanager
@@ -100,6 +104,7 @@ class Run:
     save: bool
     shared: dict[str, Any] = field(default_factory=dict)
     """What results were made with beside their own declaration, by name: how, and with which tasks, together."""
+    in_ranks: "InRanks | None" = None
 
     def task(self, name: str, task: Task, seeds: Sequence[int]) -> list[Result]:
         """Those that are there, and the others made; every one is written as soon as it is made."""
@@ -119,16 +124,9 @@ class Run:
             return None
         result = results.read(path)
         mend = f"Delete {path.parent}, or give another --out."
-        if result.weights != self.weights:
-            raise ValueError(f"{path} was made with other weights, {result.checkpoint} as it was then. {mend}")
-        made = result.together | named(name, result.declaration)
-        now = self.shared | named(name, task.model_dump(mode="json"))
-        changed = [key for key in now if made.get(key) != now[key]]
-        if changed:
-            key = changed[0]
-            raise ValueError(
-                f"{path} was made with {key}={json.dumps(made.get(key))}, now it is {json.dumps(now[key])}. {mend}"
-            )
+        made = Origin(result.checkpoint, result.weights, result.together | named(name, result.declaration))
+        now = Origin(self.checkpoint, self.weights, self.shared | named(name, task.model_dump(mode="json")))
+        refuse_other(path, made, now, mend)
         return result
 
     def read(self, name: str, task: Task) -> "TaskData":
@@ -156,7 +154,8 @@ class Run:
             place = results.path_of(self.out, self.name, data.name, seed).with_suffix("")
             trained.model.save_pretrained(place)
             trained.tokenizer.save_pretrained(place)
-        return self.result(data, seed, trained.predictions, trained.epochs, trained.best, trained.new, begun)
+        seconds = time.monotonic() - begun
+        return self.result(data, seed, trained.predictions, trained.epochs, trained.best, trained.new, seconds)
 
     def result(
         self,
@@ -166,7 +165,7 @@ class Run:
         epochs: list[float],
         best: int,
         new: list[str],
-        begun: float,
+        seconds: float,
     ) -> Result:
         if new:
             self.say(f"new, not from {self.name}: {', '.join(new)}")
@@ -186,7 +185,7 @@ class Run:
             selected_on="dev",
             epochs=epochs,
             best_epoch=best,
-            seconds=round(time.monotonic() - begun, 2),
+            seconds=round(seconds, 2),
             classes=data.classes,
             labels=labels,
             predictions=predictions,
@@ -199,7 +198,8 @@ class Run:
 
     def together(self, suite: Suite, settings: Together, seeds: Sequence[int]) -> list[Result]:
         """Of every seed: all tasks at once, then each alone from there. What is finished is kept."""
-        shared: dict[str, Any] = {f"{TOGETHER}.tasks": list(suite)} | named(TOGETHER, settings.model_dump(mode="json"))
+        shared: dict[str, Any] = {f"{TOGETHER}.tasks": list(suite)}
+        shared |= named(TOGETHER, settings.model_dump(mode="json", exclude=FREE))
         for name, task in suite.items():
             shared |= named(name, task.model_dump(mode="json"))
         from finetune.together import load_head
@@ -232,22 +232,29 @@ class Run:
     def learnt_together(
         self, data: Mapping[str, "TaskData"], settings: Together, seed: int, folder: Path
     ) -> dict[str, Result]:
-        """Writes encoder and heads to the folder, then the results."""
-        from finetune.together import save_shared, train_together
+        """Puts encoder and heads into the folder, then writes the results."""
+        from finetune.together import Request, take_shared, train_together
 
-        begun = time.monotonic()
-        shared = train_together(list(data.values()), self.folder, settings, seed, self.say)
-        aside = folder.with_suffix(".part")
-        for old in (aside, folder):
-            if old.is_dir():
-                rmtree(old)
-        save_shared(aside, list(data), shared)
-        aside.rename(folder)
-        found = {}
-        for (name, of), learnt in zip(data.items(), shared.learnt, strict=True):
-            ended = (learnt.epochs, shared.best, learnt.new, begun)
-            found[name] = self.result(of, seed, learnt.predictions, *ended)
+        request = Request(
+            tasks={name: of.task for name, of in data.items()},
+            settings=settings,
+            checkpoint=self.folder,
+            data=self.data,
+            seed=seed,
+            folder=folder.with_name(f"{folder.name}.training"),
+            origin=Origin(self.checkpoint, self.weights, self.shared),
+        )
+        if self.in_ranks is None:
+            train_together(request, list(data.values()), self.say)
+        else:
+            self.in_ranks(request, self.say)
+        ended, found = take_shared(request, folder), {}
+        for (name, of), learnt in zip(data.items(), ended.learnt, strict=True):
+            found[name] = self.result(
+                of, seed, learnt.predictions, learnt.epochs, ended.best, learnt.new, ended.seconds
+            )
             results.write(self.out, found[name])
+        rmtree(request.folder)
         return found
 
     def pairs(self, name: str, task: Task, seeds: Sequence[int]) -> Iterator[Result]:

@@ -204,15 +204,20 @@ class Watch(TrainerCallback):
 
 
 @torch.no_grad()
-def predict(model: Model, data: TaskData, features: Sequence[Feature], collate: Collate) -> list[Any]:
-    """In the order of `features`; batches hold those of like length. The generators of randomness stay untouched."""
+def predict(
+    model: Model, data: TaskData, features: Sequence[Feature], collate: Collate, batches: slice = slice(None)
+) -> list[Any]:
+    """In the order of `features`; batches hold those of like length. The generators of randomness stay untouched.
+
+    `batches`: only these are predicted, None stands for the rest.
+    """
     was_training = model.training
     model.eval()
     order = sorted(range(len(features)), key=lambda index: size_of(features[index]))
     size = PREDICT_ROWS if data.task.kind != "ranking" else max(1, data.task.batch_size)
     found: list[Any] = [None] * len(features)
     device = heads.encoder_of(model).device
-    for begin in range(0, len(order), size):
+    for begin in range(0, len(order), size)[batches]:
         chosen = order[begin : begin + size]
         rows = [features[index] for index in chosen]
         batch = {name: tensor.to(device) for name, tensor in collate(rows).items() if name != "labels"}

@@ -340,22 +340,31 @@ def finetune(
     together: Annotated[
         bool, typer.Option("--together", help="One encoder on all tasks at once, then each task from it.")
     ] = False,
+    processes: Annotated[int, typer.Option(min=1, help="With --together: its ranks on this machine.")] = 1,
 ) -> None:
     """Fine-tune checkpoints on downstream tasks and score them. Finished results are kept."""
     from launch.system import settle_accelerator
 
+    if processes > 1 and not together:
+        raise ValueError(f"--processes {processes} is for what is learnt together. Add --together, or leave it out.")
     settle_accelerator()
     from finetune.declare import load_suite, load_together
     from finetune.results import differences, table
     from finetune.suite import run_suite, run_together
+    from launch.finetune import in_ranks
     from pretrain.report import make_console
 
+    ranks = in_ranks(processes) if processes > 1 else None
     declared = load_suite(suite, set_ or ())
     settings = load_together(suite, set_ or ())
     found = []
     for checkpoint in checkpoints:
         if together:
-            found.append(run_together(declared, settings, checkpoint, data, range(seeds), out, task, typer.echo, save))
+            found.append(
+                run_together(
+                    declared, settings, checkpoint, data, range(seeds), out, task, typer.echo, save, in_ranks=ranks
+                )
+            )
         else:
             found.append(run_suite(declared, checkpoint, data, range(seeds), out, task, typer.echo, save))
     console = make_console()

@@ -18,7 +18,7 @@ from launch import errors
 from launch.ranks import WORKER
 from launch.system import adopt_orphans, settle_accelerator, signal_when_parent_dies
 from pretrain.config import Config
-from pretrain.run import Typed, finished, write_typed
+from pretrain.run import Typed, finished, logs_of, write_typed
 
 SAVING = 300
 """Seconds that ranks have to save after a signal."""
@@ -54,7 +54,7 @@ def train_together(config: Config, typed: Typed, wanted: list[int]) -> bool:
     status = launcher.wait()
     psutil.wait_procs(psutil.Process().children(recursive=True), timeout=SAVING)  # ranks may still be saving
     if status and not asked and not all(finished(config, number) for number in wanted):
-        ended = errors.cause(config)
+        ended = errors.cause(logs_of(config))
         raise ChildProcessError(ended.line() if ended else f"the ranks ended with status {status}")
     return asked
 

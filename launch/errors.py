@@ -1,4 +1,7 @@
-"""How ranks ended: each that failed leaves a record, and the launcher tells the one that explains the others."""
+"""How ranks ended: each that failed leaves a record, and the launcher tells the one that explains the others.
+
+Records and logs of ranks lie in one folder, `logs`.
+"""
 
 import json
 import time
@@ -7,8 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from corpus_tools.shards import aside
-from pretrain.config import Config
-from pretrain.run import LOGS, log_of, own_name
+from pretrain.run import own_name, rank_log
 
 MISTAKE, CRASH, LOST = "mistake", "crash", "lost"
 """The user's, the program's, or a consequence: other ranks were gone."""
@@ -27,38 +29,38 @@ class Ended(NamedTuple):
         return self.message if self.shared else f"rank {self.rank} on {self.host}: {self.message}"
 
 
-def keep(config: Config, rank: int, error: BaseException) -> None:
+def keep(logs: Path, rank: int, error: BaseException) -> None:
     """Leave the record, and the traceback in the log of this rank."""
     kind = LOST if isinstance(error, ConnectionError) else MISTAKE if isinstance(error, ValueError) else CRASH
     message = " ".join(str(error).split())
     if kind == CRASH and not isinstance(error, OSError):  # of a disk: says all, and may pass
-        message = f"{type(error).__name__}: {message}. See {log_of(config, rank)}"
-    log_of(config, rank).parent.mkdir(parents=True, exist_ok=True)
-    with log_of(config, rank).open("a", encoding="utf-8") as log:
+        message = f"{type(error).__name__}: {message}. See {rank_log(logs, rank)}"
+    rank_log(logs, rank).parent.mkdir(parents=True, exist_ok=True)
+    with rank_log(logs, rank).open("a", encoding="utf-8") as log:
         log.write("".join(traceback.format_exception(error)))
     record = Ended(rank, own_name(), time.time(), kind, message)
-    with aside(record_of(config, rank)) as part:
+    with aside(record_of(logs, rank)) as part:
         part.write_text(json.dumps(record._asdict()) + "\n")
 
 
-def record_of(config: Config, rank: int) -> Path:
-    return log_of(config, rank).with_name(f"ended{rank}.json")
+def record_of(logs: Path, rank: int) -> Path:
+    return rank_log(logs, rank).with_name(f"ended{rank}.json")
 
 
-def all_of(config: Config) -> list[Path]:
-    return list((config.folder() / LOGS).glob("ended*.json"))
+def all_of(logs: Path) -> list[Path]:
+    return list(logs.glob("ended*.json"))
 
 
-def clear(config: Config, least: int = 0) -> None:
+def clear(logs: Path, least: int = 0) -> None:
     """Forget the records of the ranks from `least` on."""
-    for path in all_of(config):
+    for path in all_of(logs):
         if int(path.stem.removeprefix("ended")) >= least:
             path.unlink(missing_ok=True)
 
 
-def cause(config: Config) -> Ended | None:
+def cause(logs: Path) -> Ended | None:
     """The first record of a mistake or crash, else the first of a rank that lost others."""
-    records = [Ended(**json.loads(path.read_text())) for path in all_of(config)]
+    records = [Ended(**json.loads(path.read_text())) for path in all_of(logs)]
     first = min(records, key=lambda record: (record.kind == LOST, record.time), default=None)
     if first is None or first.kind != MISTAKE:
         return first

@@ -30,11 +30,11 @@ from launch.system import check_port, settle_accelerator, signal_when_parent_die
 from pretrain.config import Config
 from pretrain.run import (
     LAUNCHER,
-    LOGS,
     Typed,
     finished,
     is_locked,
     locked,
+    logs_of,
     progress,
     stop_file,
     stopped_file,
@@ -50,6 +50,8 @@ PATIENCE = 60.0
 """Seconds in which ranks that lost others or their launcher must have ended."""
 HOST_FAILED = re.compile(r"pdsh@\S+: (?P<host>\S+): .*exit")
 LAUNCHER_SAYS = "] [launch.py:"
+QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""Else torch complains of hosts without reverse lookup."""
 EXPORTED = (
     "NCCL_", "GLOO_", "TORCH_", "PYTORCH_", "OMP_", "HF_", "WANDB_", "DS_ACCELERATOR", "CUDA_", "LD_LIBRARY_PATH"
 )  # fmt: skip
@@ -98,16 +100,16 @@ def train_together(config: Config, typed: Typed, wanted: list[int], say: Callabl
 
 def train_once(config: Config, typed: Typed, hosts: Mapping[str, int], wanted: list[int], say: Callable) -> str | None:
     """What went wrong, where something did that another start may mend; else raises ChildProcessError with it."""
-    errors.clear(config)
+    errors.clear(logs_of(config))
     write_typed(config, typed, list(hosts))
     outcome = run_launcher(config, command(config, typed, hosts), hosts, say)
     if outcome.asked or all(finished(config, number) for number in wanted):
         return None
-    ended = errors.cause(config)
+    ended = errors.cause(logs_of(config))
     if ended and ended.kind == errors.MISTAKE:
         raise ChildProcessError(ended.line())
     who = f"the ranks on {outcome.first}" if outcome.first else "the ranks"
-    return ended.line() if ended else f"{who} ended; what they said is above, or in {config.folder() / LOGS}"
+    return ended.line() if ended else f"{who} ended; what they said is above, or in {logs_of(config)}"
 
 
 def those_that_answer(config: Config, hosts: Mapping[str, int], need_all: bool, say: Callable) -> dict[str, int]:
@@ -124,12 +126,9 @@ def those_that_answer(config: Config, hosts: Mapping[str, int], need_all: bool, 
 
 def command(config: Config, typed: Typed, hosts: Mapping[str, int], module: str = WORKER) -> list[str]:
     """DeepSpeed's launcher for the ranks of this machine, or of hosts. Raises ValueError where it cannot be used."""
-    worker = ["--no_local_rank", "--module", module, str(config.folder().absolute())]
     port = typed.master_port
     if not hosts:
-        world = base64.urlsafe_b64encode(json.dumps({"localhost": devices(typed.processes)}).encode()).decode()
-        place = ["--node_rank=0", "--master_addr=127.0.0.1", f"--master_port={port or check_port(0)}", "--quiet"]
-        return [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}", *place, *worker]
+        return command_here(typed.processes, port or check_port(0), module, config.folder())
     if shutil.which("pdsh") is None:
         raise ValueError("pdsh is not installed: DeepSpeed's launcher needs it (Debian: apt install pdsh).")
     if re.search(r"\s", os.getcwd()):
@@ -137,7 +136,25 @@ def command(config: Config, typed: Typed, hosts: Mapping[str, int], module: str 
     path = config.folder() / "hosts"
     write_hostfile(path, hosts)
     place = [f"--hostfile={path}", "--force_multi", "--no_ssh_check", f"--master_port={port or HOSTS_PORT}", "--quiet"]
-    return [sys.executable, "-m", "deepspeed.launcher.runner", *place, "--launcher_args=-N", *worker]
+    return [
+        *(sys.executable, "-m", "deepspeed.launcher.runner", *place, "--launcher_args=-N"),
+        *program(module, config.folder()),
+    ]
+
+
+def command_here(processes: int, port: int, module: str, folder: Path) -> list[str]:
+    """DeepSpeed's launcher for ranks of this machine."""
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices(processes)}).encode()).decode()
+    place = ["--node_rank=0", "--master_addr=127.0.0.1", f"--master_port={port}", "--quiet"]
+    return [
+        *(sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}", *place),
+        *program(module, folder),
+    ]
+
+
+def program(module: str, folder: Path) -> list[str]:
+    """What a rank is."""
+    return ["--no_local_rank", "--module", module, str(folder.absolute())]
 
 
 def devices(processes: int) -> list[int | str]:
@@ -156,6 +173,16 @@ def devices(processes: int) -> list[int | str]:
     return names[:processes]
 
 
+def start(
+    command: list[str], environment: Mapping[str, str], out: int | None, err: int | None
+) -> subprocess.Popen[str]:
+    """A launcher in a session of its own, which the kernel tells where we die."""
+    return subprocess.Popen(
+        command, env=environment, start_new_session=True, preexec_fn=partial(signal_when_parent_dies, signal.SIGTERM),
+        stdout=out, stderr=err, encoding="utf-8", errors="replace",
+    )  # fmt: skip
+
+
 class Outcome(NamedTuple):
     status: int
     asked: bool
@@ -168,17 +195,14 @@ def run_launcher(config: Config, command: list[str], hosts: Mapping[str, int], s
     """Run a launcher to its end, and see that nothing of it is left behind."""
     asked, stop, failed = False, stop_file(config), list[tuple[str, float]]()
     settle_accelerator()
-    environment = {"TORCH_CPP_LOG_LEVEL": "ERROR"} | os.environ  # else it complains of hosts without reverse lookup
+    environment = QUIET | os.environ
     environment["PDSH_SSH_ARGS_APPEND"] = shlex.join([*shlex.split(environment.get("PDSH_SSH_ARGS_APPEND", "")), *SSH])
     exports = write_exports(config, environment)
     environment["DS_ENV_FILE"] = str(exports)
     stop.unlink(missing_ok=True)
     stopped_file(config).unlink(missing_ok=True)
     pipe = subprocess.PIPE if hosts else None
-    launcher = subprocess.Popen(
-        command, env=environment, start_new_session=True, preexec_fn=partial(signal_when_parent_dies, signal.SIGTERM),
-        stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace",
-    )  # fmt: skip
+    launcher = start(command, environment, pipe, pipe)
 
     def pass_on(lines: Iterable[str], out: TextIO) -> None:
         """What ranks on other hosts say, without a dozen lines from the launcher of each."""
@@ -248,9 +272,13 @@ def end_ranks(config: Config, hosts: Iterable[str]) -> None:
 
 def end(launcher: subprocess.Popen, config: Config, hosts: Iterable[str]) -> None:
     """Kill a launcher and all that it started. One that is asked to end would end those of other runs on its hosts."""
+    end_ranks(config, hosts)
+    kill(launcher)
+
+
+def kill(launcher: subprocess.Popen) -> None:
     import psutil
 
-    end_ranks(config, hosts)
     with suppress(psutil.NoSuchProcess):
         below = psutil.Process(launcher.pid).children(recursive=True)
         launcher.kill()

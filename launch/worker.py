@@ -9,17 +9,19 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from launch import errors
 from launch.cli import run
 from launch.system import settle_accelerator, signal_when_parent_dies
 from pretrain.config import Config, load_config
-from pretrain.run import Typed, log_of, read_typed
+from pretrain.run import Typed, logs_of, rank_log, read_typed
 
 
 def work(config: Config, typed: Typed) -> None:
-    """Train as the rank that the environment says (RANK, WORLD_SIZE, …)."""
+    """Train as one of the ranks."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     from pretrain.report import Report
@@ -33,24 +35,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m launch.worker")
     parser.add_argument("run", type=Path)
     folder = parser.parse_args().run
-    signal_when_parent_dies(signal.SIGTERM)
     typed, hosts = read_typed(folder)
-    config, rank = load_config(folder / "config.yaml"), int(os.environ["RANK"])
+    config = load_config(folder / "config.yaml")
     if hosts:
         os.environ["CUMUL_HOST"] = hosts[int(os.environ["CROSS_RANK"])]
+    be_rank(logs_of(config), lambda: work(config, typed))
+
+
+def be_rank(logs: Path, work: Callable[[], None]) -> NoReturn:
+    """Do the work of the rank that the environment says, and end; how it failed is kept in `logs`."""
+    rank = int(os.environ["RANK"])
+    signal_when_parent_dies(signal.SIGTERM)
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ["LOCAL_SIZE"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks_here)))
     settle_accelerator()
-    errors.record_of(config, rank).unlink(missing_ok=True)
+    errors.record_of(logs, rank).unlink(missing_ok=True)
     if rank == 0:
-        errors.clear(config, least=int(os.environ["WORLD_SIZE"]))  # of a larger world before
+        errors.clear(logs, least=int(os.environ["WORLD_SIZE"]))  # of a larger world before
     else:
-        write_to(log_of(config, rank))
+        write_to(rank_log(logs, rank))
     status = 0
     try:
-        work(config, typed)
+        work()
     except Exception as error:
-        errors.keep(config, rank, error)
+        errors.keep(logs, rank, error)
         status = 1
     sys.stdout.flush()
     sys.stderr.flush()

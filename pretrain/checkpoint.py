@@ -5,7 +5,8 @@
 <folder>/config.json           the encoder's shape
 <folder>/state.json            the rest, and the SHA-256 of the files above; written last
 
-A finished stage is such a folder, and so is every checkpoint of a stage in progress.
+A finished stage is such a folder, and so is every checkpoint of a stage in progress. Those of fine-tuning together have
+other tensors beside, and no shape (`finetune.together`).
 """
 
 import hashlib
@@ -34,10 +35,11 @@ from pretrain.world import World
 class Snapshot(NamedTuple):
     """All that a checkpoint holds, on the host, so that training can go on while it is written."""
 
-    weights: dict[str, torch.Tensor]
-    moments: dict[str, torch.Tensor]
-    shape: dict
+    tensors: dict[str, dict[str, torch.Tensor]]
+    """By the file's name: `model`, `moments`."""
     about: dict
+    """With the step in `state`."""
+    shape: dict | None = None
 
 
 def take_snapshot(engine, state: State, manifest: dict, config: Config, world: World) -> Snapshot:
@@ -51,7 +53,8 @@ def take_snapshot(engine, state: State, manifest: dict, config: Config, world: W
     }
     if isinstance(engine.module, Student) and engine.module.teacher is not None:
         about["teacher"] = engine.module.teacher.fingerprint
-    return Snapshot(get_weights(engine, world.main), moments, engine.module.config.to_dict(), about)
+    tensors = {"model": get_weights(engine, world.main), "moments": moments}
+    return Snapshot(tensors, about, engine.module.config.to_dict())
 
 
 def circumstances(world: World) -> dict[str, str | int]:
@@ -61,11 +64,14 @@ def circumstances(world: World) -> dict[str, str | int]:
 
 def write(folder: Path, snapshot: Snapshot) -> None:
     """Write into a folder. Raises OSError where the disk is full."""
-    write_tensors(folder / "model.safetensors", snapshot.weights)
-    write_tensors(folder / "moments.safetensors", snapshot.moments)
-    write_json(folder / "config.json", snapshot.shape)
-    files = {name: sha256(folder / name) for name in ("model.safetensors", "moments.safetensors", "config.json")}
-    write_json(folder / "state.json", {**snapshot.about, "files": files})
+    paths = {folder / f"{name}.safetensors": tensors for name, tensors in snapshot.tensors.items()}
+    for path, tensors in paths.items():
+        write_tensors(path, tensors)
+    files = list(paths)
+    if snapshot.shape is not None:
+        files.append(folder / "config.json")
+        write_json(files[-1], snapshot.shape)
+    write_json(folder / "state.json", {**snapshot.about, "files": {path.name: sha256(path) for path in files}})
 
 
 class Checkpoints:
@@ -121,9 +127,7 @@ def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
             return checkpoint, damage
         damage.append(wrong)
     if damage:
-        raise ValueError(
-            f"{'; '.join(damage)}. No checkpoint is left: delete {folder.parent} to train this stage anew."
-        )
+        raise ValueError(f"{'; '.join(damage)}. No checkpoint is left: delete {folder.parent} to train it anew.")
     return None, []
 
 

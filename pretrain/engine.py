@@ -8,19 +8,25 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.zero import GatheredParameters
+from torch import nn
 
 from pretrain.config import TrainConfig
 from pretrain.deepspeed_config import deepspeed_config
 from pretrain.guard import Guard
 from pretrain.model.model import Model
-from pretrain.optimizer import RestingAdamW, group_of, parameter_groups
+from pretrain.optimizer import RestingAdamW, parameter_groups
 from pretrain.world import World
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def make_engine(model: Model, config: TrainConfig, world: World, guard: Guard):
-    optimizer = RestingAdamW(parameter_groups(model, config.weight_decay), config.lr, config.betas, config.clip, guard)
+    return engine_of(model, parameter_groups(model, config.weight_decay), config, world, guard)
+
+
+def engine_of(model: nn.Module, groups: list[dict], config: TrainConfig, world: World, guard: Guard):
+    """Any module, with its parameters in groups that have a `name` and rest while they are `idle`."""
+    optimizer = RestingAdamW(groups, config.lr, config.betas, config.clip, guard)
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
@@ -59,6 +65,7 @@ class Fragment(NamedTuple):
     """What this rank optimises of one parameter."""
 
     name: str
+    group: str
     shape: torch.Size
     """Of the whole parameter."""
     master: torch.Tensor
@@ -77,25 +84,27 @@ def fragments(engine) -> Iterator[Fragment]:
         for group in zero.param_groups:
             for parameter in group["params"]:
                 name, state = names[id(parameter)], zero.state[parameter]
-                yield Fragment(name, parameter.shape, parameter, state, slice(None), slice(None))
+                yield Fragment(name, group["name"], parameter.shape, parameter, state, slice(None), slice(None))
     elif stage == 3:
-        for group, flat in zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True):
-            for parameter in group:
+        for number, (part, flat) in enumerate(zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True)):
+            group = zero.param_groups[zero.sub_group_to_group_id[number]]
+            for parameter in part:
                 _, offset, size = zero.grad_position[zero.get_param_id(parameter)]
                 begin = dist.get_rank() * size
                 count = max(0, min(size, parameter.ds_numel - begin))
                 ours, theirs = slice(begin, begin + count), slice(offset, offset + count)
                 name, state = names[id(parameter)], zero.optimizer.state[flat]
-                yield Fragment(name, parameter.ds_shape, flat, state, ours, theirs)
+                yield Fragment(name, group["name"], parameter.ds_shape, flat, state, ours, theirs)
     else:
-        for group, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
-            for parameter in group:
+        flats = zero.single_partition_of_fp32_groups
+        for group, parameters, flat in zip(zero.param_groups, zero.bit16_groups, flats, strict=True):
+            for parameter in parameters:
                 ours = theirs = slice(0, 0)
                 if parameter._hp_mapping is not None:
                     low, high = parameter._hp_mapping.lp_fragment_address, parameter._hp_mapping.hp_fragment_address
                     ours, theirs = slice(low.start, low.start + low.numel), slice(high.start, high.start + high.numel)
                 name, state = names[id(parameter)], zero.optimizer.state[flat]
-                yield Fragment(name, parameter.shape, flat, state, ours, theirs)
+                yield Fragment(name, group["name"], parameter.shape, flat, state, ours, theirs)
 
 
 def get_moments(engine, keep: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
@@ -105,10 +114,10 @@ def get_moments(engine, keep: bool = True) -> tuple[dict[str, torch.Tensor], dic
     """
     tensors: dict[str, torch.Tensor] = {}
     updates: dict[str, int] = {}
-    for name, shape, master, state, ours, theirs in fragments(engine):
+    for name, group, shape, master, state, ours, theirs in fragments(engine):
         if "step" not in state:
             continue
-        updates[group_of(name, len(shape))] = int(state["step"])
+        updates[group] = int(state["step"])
         for moment in MOMENTS:
             full = torch.zeros(shape.numel(), device=master.device)
             full[ours] = state[moment].flatten()[theirs]
@@ -121,10 +130,10 @@ def get_moments(engine, keep: bool = True) -> tuple[dict[str, torch.Tensor], dic
 
 def set_moments(engine, tensors: dict[str, torch.Tensor], updates: dict[str, int]) -> None:
     """The reverse, before the first step; a parameter that `tensors` does not name starts afresh."""
-    for name, shape, master, state, ours, theirs in fragments(engine):
+    for name, group, _, master, state, ours, theirs in fragments(engine):
         if f"{name}.{MOMENTS[0]}" not in tensors:
             continue
         for moment in MOMENTS:
             whole = state.setdefault(moment, torch.zeros_like(master))
             whole.view(-1)[theirs] = tensors[f"{name}.{moment}"].to(master.device).flatten()[ours]
-        state["step"] = torch.tensor(float(updates[group_of(name, len(shape))]), device=master.device)
+        state["step"] = torch.tensor(float(updates[group]), device=master.device)

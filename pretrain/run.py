@@ -39,7 +39,6 @@ FREE = {
 """Settings that decide nothing of what is learnt: they may change in the middle of a run."""
 
 
-LOGS = "logs"
 LAUNCHER = "launcher"
 
 
@@ -118,8 +117,16 @@ def own_name() -> str:
     return os.environ.get("CUMUL_HOST") or socket.gethostname()
 
 
+def logs_of(config: Config) -> Path:
+    return config.folder() / "logs"
+
+
 def log_of(config: Config, rank: int) -> Path:
-    return config.folder() / LOGS / f"rank{rank}.log"
+    return rank_log(logs_of(config), rank)
+
+
+def rank_log(logs: Path, rank: int) -> Path:
+    return logs / f"rank{rank}.log"
 
 
 def stop_file(config: Config) -> Path:
@@ -196,16 +203,20 @@ def last_finished(config: Config) -> int:
 
 @contextmanager
 def locked(config: Config, name: str = "lock") -> Iterator[None]:
-    """One training at a time in a run folder; the lock goes with the process, however it ends."""
-    path = config.folder() / name
+    """One training at a time in a run folder."""
+    with alone(config.folder() / name, "choose a name="):
+        yield
+
+
+@contextmanager
+def alone(path: Path, instead: str) -> Iterator[None]:
+    """One process at a time that trains into a folder; the lock goes with the process, however it ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
             flock(file, LOCK_EX | LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
-                f"{config.folder()} is being trained by another process. Wait, or choose a name=."
-            ) from None
+            raise ValueError(f"{path.parent} is being trained by another process. Wait, or {instead}.") from None
         yield
 
 

@@ -143,6 +143,20 @@ def join(timeout: float = 900) -> World:
     return replace(alone, hosts=tuple(alone.gather(own_name())))
 
 
+@contextmanager
+def joined(timeout: float = 900) -> Iterator[World]:
+    """A world for a while: who made one of its own, alone, is out of it afterwards, as if it had never been there."""
+    launched, before = dist.is_initialized() or "RANK" in os.environ, dict(os.environ)
+    world = join(timeout)
+    try:
+        yield world
+    finally:
+        if not launched:
+            deepspeed.comm.destroy_process_group()
+            os.environ.clear()
+            os.environ |= before
+
+
 def choose_interface(master: str) -> None:
     """Let gloo and NCCL use the interface that leads to `master`, unless the user chose: they would guess by name."""
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

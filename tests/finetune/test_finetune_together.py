@@ -9,18 +9,16 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from torch import nn
 from transformers import AutoModel
 from typer.testing import CliRunner
 
 from finetune import Result, Together, load_suite, load_together, read_results, run_suite, run_together
 from finetune.declare import San, declared
-from finetune.heads import head_of, listwise, share_encoder
+from finetune.heads import head_of, listwise
 from finetune.metrics import METRICS
 from finetune.mixing import Pool, exponent, shares, turns
 from finetune.results import differences
 from finetune.san import AnswerHead, mean_answer
-from finetune.together import Learner
 from finetune.train import prepare, read_task
 from launch.cli import app
 
@@ -144,7 +142,7 @@ def test_dropped_predictions_are_left_out_of_the_mean_and_in_evaluation_all_coun
 def test_ranking_is_a_softmax_over_the_texts_of_each_query():
     scores = torch.tensor([math.log(1), math.log(3), math.log(4), math.log(2), math.log(6)])
     grades = torch.tensor([[0, 1, 0.0], [0, 1, math.nan]])
-    assert listwise(scores, grades).item() == pytest.approx((math.log(8 / 3) + math.log(8 / 6)) / 2)
+    assert listwise(scores, grades).tolist() == pytest.approx([math.log(8 / 3), math.log(8 / 6)])
     graded = torch.tensor([[1, 3, 0.0]])  # against the grades' shares
     expected = -(0.25 * math.log(1 / 8) + 0.75 * math.log(3 / 8))
     assert listwise(scores[:3], graded).item() == pytest.approx(expected)
@@ -153,29 +151,15 @@ def test_ranking_is_a_softmax_over_the_texts_of_each_query():
 # Training
 
 
-def test_a_step_moves_the_encoder_and_the_head_of_its_task_and_no_other(tmp_path):
-    tasks = suite(tmp_path, "single", "pair", "tokens", train=32, test=20)
+def test_heads_begin_as_they_do_alone(tmp_path):
+    tasks = suite(tmp_path, "single", "pair", "tokens", train=8, test=4)
     tasks["pair"] = tasks["pair"].model_copy(update={"san": San()})
     folder = Path(made.checkpoint(tmp_path / "encoder"))
     data = [read_task(name, task, tmp_path) for name, task in tasks.items()]
     prepared = [prepare(one, folder, 0) for one in data]
     alone = [head_of(prepare(one, folder, 0).model) for one in reversed(data)][::-1]
-    for one, head in zip(prepared, alone, strict=True):  # begins as it would alone
+    for one, head in zip(prepared, alone, strict=True):
         assert all(torch.equal(tensor, head[name]) for name, tensor in head_of(one.model).items())
-    share_encoder([one.model for one in prepared])
-    learn = Learner(nn.ModuleList([one.model for one in prepared]), SETTINGS.model_copy(update={"warmup": 0.0}), 9)
-    for task in range(3):  # so that every head has momentum, which must not move it later
-        learn(data[task], prepared[task], range(4))
-    for task in range(3):
-        before = [{name: t.clone() for name, t in one.model.state_dict().items()} for one in prepared]
-        learn(data[task], prepared[task], range(4, 8))
-        for other, one in enumerate(prepared):
-            head = head_of(one.model)
-            moved = {
-                name for name, tensor in one.model.state_dict().items() if not torch.equal(tensor, before[other][name])
-            }
-            assert (moved >= set(head)) if other == task else not moved & set(head)
-            assert any("encoder.layer.0" in name for name in moved)
 
 
 def test_tasks_of_every_kind_are_learnt_together_then_alone(tmp_path):
@@ -217,12 +201,13 @@ def test_finished_pieces_are_kept_and_an_interrupted_run_ends_as_an_unbroken_one
     for line in ("together  seed 0  epoch 2/2", "pair  seed 0", "together  seed 1"):
         with pytest.raises(KeyboardInterrupt):
             run("broken", [0, 1], stop_at(line))
-    made_before = {path: path.read_bytes() for path in (tmp_path / "broken").rglob("*.json")}
-    assert len([path for path in made_before if path.name == "seed0.json"]) == 4
+    made_before = {path: path.read_bytes() for path in (tmp_path / "broken").rglob("seed0.json")}
+    assert len(made_before) == 4
     said = []
     ended = run("broken", [0, 1], said.append)
     assert {path: path.read_bytes() for path in made_before} == made_before
     assert not any("seed 0" in line for line in said)
+    assert "together  seed 1  goes on from step 2/4" in said
     same = {"seconds"}
     assert [r.model_dump(exclude=same) for r in ended] == [r.model_dump(exclude=same) for r in unbroken]
     assert len(read_results(tmp_path / "broken")) == 8

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+PATHS = [HERE / "pretrain", HERE / "finetune", HERE.parent]
 
 
 def run_ranks(function: str, size: int, folder: Path, **arguments) -> list[dict]:
@@ -20,7 +21,7 @@ def run_ranks(function: str, size: int, folder: Path, **arguments) -> list[dict]
             str(Path(__file__)), function, str(folder), str(answers), json.dumps(arguments),
         ],
         timeout=300, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parents[1])))},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, PATHS))},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [json.loads((answers / f"{rank}.json").read_text()) for rank in range(size)]
