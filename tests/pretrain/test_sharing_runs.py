@@ -74,11 +74,15 @@ def test_every_kind_is_the_same_on_two_ranks_under_every_zero_stage(tiny, tmp_pa
     assert_equal_on_any_ranks(tiny, tmp_path, kinds, zero_stage)
 
 
-@pytest.mark.parametrize("kind", ["ple, mean", pytest.param("cross_stitch", marks=pytest.mark.slow), "cgc inside"])
+RESUMED = {**ALL, "mmoe, gates with dropout": {"kind": "mmoe", "gate_dropout": 0.3}}
+QUICK = ("ple, mean", "cgc inside", "mmoe, gates with dropout")
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in RESUMED if kind not in QUICK]
+
+
+@pytest.mark.parametrize("kind", [*QUICK, *SLOW])
 def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(tiny, kind):
-    whole, broken = (
-        changed(tiny, name=name, sharing=ALL[kind], model={"dropout": 0.1}) for name in ("whole", "broken")
-    )
+    model = {"dropout": 0.1, "layers": 3}
+    whole, broken = (changed(tiny, name=name, sharing=RESUMED[kind], model=model) for name in ("whole", "broken"))
     run(whole)
     break_off(broken, 14)
     run(broken)
