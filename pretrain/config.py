@@ -101,6 +101,7 @@ READ_BY = {
     "shared_experts": ("cgc", "ple"),
     "levels": ("cross_stitch", "ml_mmoe", "ple"),
     "row_lr": ("cross_stitch",),
+    "per_channel": ("cross_stitch",),
     "gate_dropout": ("omoe", "mmoe", "cgc", "ml_mmoe", "ple"),
     "uses": ("asymmetric",),
     "width": ("asymmetric", "customized", "omoe", "mmoe", "cgc", "cross_stitch", "ml_mmoe", "ple"),
@@ -131,6 +132,8 @@ class SharingConfig(Section):
     row_lr: float = Field(10.0, gt=0, allow_inf_nan=False)
     """cross_stitch: learning rate of its rows α, in learning rates of everything else. AdamW moves a number by its rate
     whatever its gradient, so 10 is plenty; Misra et al. have 100 to 1000 with SGD."""
+    per_channel: bool = False
+    """cross_stitch: a row α for every channel of the states, not one for all."""
     gate_dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the experts that a gate leaves out in training, token by token, so that it does not come to rely on one
     (Zhao et al. 2019: 0.1). Of those that have gates."""

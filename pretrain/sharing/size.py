@@ -24,7 +24,7 @@ def shared_parameters(settings: SharingConfig, tasks: Sequence[str], hidden: int
         case "customized":
             return (1 + families) * block + families * join(hidden, 2)
         case "cross_stitch":
-            return settings.levels * families * (block + families)
+            return settings.levels * families * (block + families * (hidden if settings.per_channel else 1))
         case "omoe":
             return settings.layers * settings.experts * (block + hidden)
         case "mmoe":

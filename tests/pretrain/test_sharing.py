@@ -34,6 +34,7 @@ KINDS = {
     "mmoe": {"kind": "mmoe"},
     "cgc": {"kind": "cgc", "task_experts": 2, "shared_experts": 3},
     "cross_stitch": {"kind": "cross_stitch", "levels": 3},
+    "cross_stitch per channel": {"kind": "cross_stitch", "per_channel": True},
     "ml_mmoe": {"kind": "ml_mmoe", "experts": 2},
     "ple": {"kind": "ple", "task_experts": 1, "shared_experts": 3, "levels": 3},
     "ple, more of its own": {"kind": "ple", "task_experts": 2, "shared_experts": 1},
@@ -174,11 +175,21 @@ def test_cross_stitch_mixes_the_families_after_every_level():
     assert_is(module(STRUCTURE, X), 1, 0.1 * (word + 4) + 0.9 * (structure + 8))
 
 
+def test_cross_stitch_may_have_a_row_for_every_channel():
+    module = build({"kind": "cross_stitch", "levels": 1, "per_channel": True}, 2, (WORD, STRUCTURE))
+    (level,) = module.levels
+    adds(level.bottoms["word-aware"], 4, 4)
+    adds(level.bottoms["structure-aware"], 8, 8)
+    level.rows["word-aware"].weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert_is(module(WORD, X), 1 + 4, 8)
+
+
 def test_rows_of_cross_stitch_sum_to_one_with_any_number_of_families():
     for tasks in (THREE, THREE[:2]):
         for level in build({"kind": "cross_stitch"}, tasks=tasks).levels:
             for row in level.rows.values():
                 assert row.weight.sum().item() == pytest.approx(1) and row.weight.max().item() == pytest.approx(0.9)
+                assert row.weight.shape == (1, len(families_of(tasks)))
 
 
 # What holds for all kinds
