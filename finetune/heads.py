@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.nn import functional
 from transformers import (
@@ -152,6 +153,17 @@ def targets(task: Task, features: Sequence[Feature]) -> int:
     if task.kind == "tokens":
         return sum(label != IGNORED for feature in features for label in feature["labels"])
     return len(features)
+
+
+def unit(task: Task, features: Sequence[Feature]) -> float:
+    """What its loss is divided by where tasks are learnt together: of a similarity, the loss of guessing the mean score.
+
+    Scores lie between 0 and 1, so their squared errors are far below a cross-entropy, and in the moments that the tasks
+    share they would hardly count.
+    """
+    if task.kind != "similarity":
+        return 1.0
+    return float(np.var([feature["labels"] for feature in features])) or 1.0
 
 
 def loss(

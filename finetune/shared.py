@@ -73,6 +73,9 @@ class Learner:
     ):
         self.model, self.prepared, self.settings, self.world = model.train(), prepared, settings, world
         self.seed, self.steps = seed, steps
+        self.units = [
+            heads.unit(task, one.features["train"]) for task, one in zip(model.tasks, prepared, strict=True)
+        ]
         config = TrainConfig(
             lr=settings.lr, betas=BETAS, clip=CLIP, zero_stage=settings.zero_stage,
             batch_size=world.size, micro_batch_size=1,  # DeepSpeed need not know: we cut the batches
@@ -82,18 +85,19 @@ class Learner:
         """Steps that changed nothing, since their gradient was not finite."""
 
     def __call__(self, step: int, turn: Turn) -> torch.Tensor:
-        """This rank's part of the mean loss over the targets, left on the device; the ranks' parts add up to it.
+        """This rank's part of the mean loss over the targets, in the task's unit, left on the device; the ranks' parts
+        add up to it.
 
         DeepSpeed averages gradients over ranks, hence `world.size`. Steps are counted from 0.
         """
         task, prepared, world = turn.task, self.prepared[turn.task], self.world
         rows = [prepared.features["train"][example] for example in turn.examples]
-        targets = max(1, heads.targets(self.model.tasks[task], rows))
+        size = self.units[task] * max(1, heads.targets(self.model.tasks[task], rows))
         torch.manual_seed(self.seed + 1_000_003 * step + world.rank)
         mean = torch.zeros((), device=world.device)
         for part, weight in cut(rows, world.rank, world.size, self.settings.micro_batch_size):
             batch = {name: tensor.to(world.device) for name, tensor in prepared.collate(part).items()}
-            loss = self.engine(task, batch) * (weight / targets)
+            loss = self.engine(task, batch) * (weight / size)
             self.engine.backward(loss * world.size)
             mean += loss.detach()
         awake, lr = self.model.awake(task), rate(step, self.steps, self.settings)
