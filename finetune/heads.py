@@ -156,7 +156,7 @@ def targets(task: Task, features: Sequence[Feature]) -> int:
 
 
 def unit(task: Task, features: Sequence[Feature]) -> float:
-    """What its loss is divided by where tasks are learnt together: of a similarity, the loss of guessing the mean score.
+    """What its loss is divided by where tasks are learnt together: of a similarity, that of guessing the mean score.
 
     Scores lie between 0 and 1, so their squared errors are far below a cross-entropy, and in the moments that the tasks
     share they would hardly count.

@@ -73,9 +73,7 @@ class Learner:
     ):
         self.model, self.prepared, self.settings, self.world = model.train(), prepared, settings, world
         self.seed, self.steps = seed, steps
-        self.units = [
-            heads.unit(task, one.features["train"]) for task, one in zip(model.tasks, prepared, strict=True)
-        ]
+        self.units = [heads.unit(task, one.features["train"]) for task, one in zip(model.tasks, prepared, strict=True)]
         config = TrainConfig(
             lr=settings.lr, betas=BETAS, clip=CLIP, zero_stage=settings.zero_stage,
             batch_size=world.size, micro_batch_size=1,  # DeepSpeed need not know: we cut the batches

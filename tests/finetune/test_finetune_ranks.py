@@ -74,8 +74,8 @@ def assert_rests(run: dict) -> None:
 
 
 def test_the_engine_takes_the_steps_of_a_plain_loop(place, one_rank):
-    """AdamW with clipping and transformers' schedule over the mean losses, squared errors in parts of the variance; heads
-    without a gradient are passed over."""
+    """AdamW with clipping and transformers' schedule over the mean losses, squared errors in parts of the variance;
+    heads without a gradient are passed over."""
     from transformers import get_linear_schedule_with_warmup
 
     data = [read_task(name, task, place) for name, task in load_suite(place / "suite.yaml").items()]
