@@ -148,6 +148,15 @@ def test_ranking_is_a_softmax_over_the_texts_of_each_query():
     assert listwise(scores[:3], graded).item() == pytest.approx(expected)
 
 
+def test_guessing_the_mean_score_of_a_similarity_costs_one(tmp_path):
+    (task,) = suite(tmp_path, "similarity", train=4, test=4).values()
+    scores = [0.1, 0.4, 0.4, 0.9]
+    features = [{"labels": score} for score in scores]
+    guessed = loss(task, torch.full((4, 1), np.mean(scores)), torch.tensor(scores)).item()
+    assert guessed / unit(task, features) == pytest.approx(1)
+    assert unit(task, features[1:3]) == 1, "scores that are all the same have no variance"
+
+
 # Training
 
 
