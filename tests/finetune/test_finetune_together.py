@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from finetune import Result, Together, load_suite, load_together, read_results, run_suite, run_together
 from finetune.declare import San, declared
-from finetune.heads import head_of, listwise
+from finetune.heads import head_of, listwise, loss, unit
 from finetune.metrics import METRICS
 from finetune.mixing import Pool, exponent, shares, turns
 from finetune.results import differences
