@@ -123,8 +123,10 @@ def test_what_cannot_be_used_is_refused_with_file_and_reason(tmp_path):
     write(tmp_path / "vocab.txt", "[PAD]\n[UNK]\na\n")
     with pytest.raises(ValueError, match=r"vocab\.txt lacks \[CLS\], \[SEP\], \[MASK\]"):
         load_tokenizer(str(tmp_path))
-    with pytest.raises(ValueError, match=r"corpus\.tokenizer=no such/thing/here is no local directory"):
-        load_tokenizer("no such/thing/here")
+    with pytest.raises(ValueError, match=r"corpus\.tokenizer=no/such/thing: no such directory"):
+        load_tokenizer("no/such/thing")
+    with pytest.raises(ValueError, match=r"corpus\.tokenizer=no such/thing is no local directory"):
+        load_tokenizer("no such/thing")
 
 
 def test_a_tokenizer_that_splits_otherwise_is_refused(tokenizer, tmp_path):
