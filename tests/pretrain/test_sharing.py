@@ -370,6 +370,17 @@ def test_in_bf16_the_loss_is_nearly_the_same(kind):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+def embedded(model: Model, batch: Batch) -> Tensor:
+    """What enters the first layer, (1, slots, hidden)."""
+    ids = batch.ids[None]
+    return model.encoder.embeddings(
+        input_ids=ids,
+        token_type_ids=batch.types[None],
+        position_ids=batch.positions[None],
+        task_type_ids=torch.full_like(ids, TASK_IDS[batch.task]),
+    )
+
+
 @pytest.mark.parametrize("kind", ["omoe inside", "mmoe inside", "ml_mmoe inside", "cgc inside"])
 def test_inside_experts_are_mixed_in_the_last_layers(kind):
     """The equation, layer by layer, with all slots read."""
@@ -378,13 +389,7 @@ def test_inside_experts_are_mixed_in_the_last_layers(kind):
     batch = pack(WORD, [example(9, 0, range(9), WORD)])
     with torch.no_grad():
         found = model.encode(batch)
-        ids = batch.ids[None]
-        hidden = model.encoder.embeddings(
-            input_ids=ids,
-            token_type_ids=batch.types[None],
-            position_ids=batch.positions[None],
-            task_type_ids=torch.full_like(ids, TASK_IDS[WORD]),
-        )
+        hidden = embedded(model, batch)
         model.encoder.set_attn_implementation("eager")
         plain = len(model.encoder.encoder.layer) - len(model.sharing.layers)
         for number, layer in enumerate(model.encoder.encoder.layer):
@@ -405,13 +410,7 @@ def test_inside_ple_has_a_stream_for_every_task_and_a_shared_one(kind, task):
     batch = pack(task, [example(9, 0, task=task)]).reading_all()
     with torch.no_grad():
         found = model.encode(batch)
-        ids = batch.ids[None]
-        hidden = model.encoder.embeddings(
-            input_ids=ids,
-            token_type_ids=batch.types[None],
-            position_ids=batch.positions[None],
-            task_type_ids=torch.full_like(ids, TASK_IDS[task]),
-        )
+        hidden = embedded(model, batch)
         model.encoder.set_attn_implementation("eager")
         plain = len(model.layers) - len(layers)
         for layer in model.layers[:plain]:
