@@ -171,8 +171,7 @@ class SharingConfig(Section):
             return self
         if self.levels != type(self).model_fields["levels"].default:
             raise ValueError(f"levels={self.levels} is read where place=top. Leave it out: inside, layers are levels.")
-        many = self.layers > 1
-        other = "ml_mmoe" if many and self.kind == "mmoe" else None if many else SINGLE_LEVEL.get(self.kind)
+        other = {"mmoe": "ml_mmoe"}.get(self.kind) if self.layers > 1 else SINGLE_LEVEL.get(self.kind)
         if other is not None:
             raise ValueError(f"{self.kind} inside with layers={self.layers} is {other}. Set kind, or change layers.")
         return self

@@ -5,7 +5,7 @@ moments is exact up to padding; that of activations is an estimate for a transfo
 back (Korthikanti et al. 2022, section 4), in 32-bit numbers; bf16 on GPU needs about half of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import log10
 from typing import NamedTuple
 
@@ -245,44 +245,38 @@ def stage_table(config: Config, stages: list[Stage], sizes: Sizes) -> Table:
 
 
 def stage_operations(config: Config, stage: Stage, sizes: Sizes) -> float:
-    batch, length = config.train.batch_size, config.corpus.max_length
-    tokens = stage_tokens(stage, batch, length)
+    length = config.corpus.max_length
+    return training_operations(config, [stage], sizes, stage_tokens(stage, config.train.batch_size, length), length)
+
+
+def training_operations(config: Config, stages: Sequence[Stage], sizes: Sizes, tokens: int, length: int) -> float:
+    """Of these stages on so many tokens in sequences of such a length, sharing and a teacher included."""
     if config.distill is not None:  # every token is predicted, and by the teacher too, a third of training it
         teacher = operations(written_sizes(config), tokens, length, tokens) / 3
         return operations(sizes, tokens, length, tokens) + teacher
-    predicted = predicted_steps(config, stage) * batch * length * config.corpus.mask_share
-    again = layers_again(config.sharing, config.tasks)
-    return operations(sizes._replace(layers=sizes.layers + again), tokens, length, predicted) + shared_operations(
-        config, stage, sizes, tokens
-    )
+    total, slots = sum(stage.total for stage in stages), dict.fromkeys(config.tasks, 0.0)
+    for stage in stages:
+        for task, steps in predicted_steps(config, stage).items():
+            slots[task] += steps / total * tokens * targets_a_token(config, task, length)
+    predicted = sum(number for task, number in slots.items() if TASKS[task].head is Head.MASKED_LM)
+    layers = sizes.layers + layers_again(config.sharing, config.tasks)
+    # sharing is computed at every token inside the encoder, on top of it where something is predicted
+    shared = tokens if config.sharing.place == "inside" else sum(slots.values())
+    weights = shared_work(config.sharing, config.tasks, sizes.hidden)
+    return operations(sizes._replace(layers=layers), tokens, length, predicted) + 6 * weights * shared
 
 
-def shared_operations(config: Config, stage: Stage, sizes: Sizes, tokens: int) -> float:
-    """Of sharing: inside the encoder at every token, on top at the targets of tasks and their companions."""
-    slots = float(tokens)
-    if config.sharing.place == "top":
-        riding = sum(targets(config, name) for name in config.train.companions if name in stage.steps)
-        slots = config.train.batch_size * sum(
-            steps * (targets(config, task) + (riding if TASKS[task].target is None else 0))
-            for task, steps in stage.steps.items()
-        )
-    return 6 * shared_work(config.sharing, config.tasks, sizes.hidden) * slots
-
-
-def targets(config: Config, task: str) -> float:
-    """Of an instance of a task, at most."""
+def targets_a_token(config: Config, task: str, length: int) -> float:
+    """At most, in sequences of such a length."""
     if TASKS[task].target is None:
-        return 1
-    return config.corpus.max_length * (config.corpus.mask_share if TASKS[task].head is Head.MASKED_LM else 1)
+        return 1 / length
+    return config.corpus.mask_share if TASKS[task].head is Head.MASKED_LM else 1.0
 
 
-def predicted_steps(config: Config, stage: Stage) -> int:
-    """Steps of a stage with masked-LM targets: its own, and those of the sentence-level tasks that it accompanies."""
-    masked_lm = [task for task in stage.steps if TASKS[task].head is Head.MASKED_LM]
-    own = sum(stage.steps[task] for task in masked_lm)
-    if not set(masked_lm) & set(config.train.companions):
-        return own
-    return own + sum(steps for task, steps in stage.steps.items() if TASKS[task].target is None)
+def predicted_steps(config: Config, stage: Stage) -> dict[str, int]:
+    """Steps of a stage in which each task has targets: its own, and those of sentence-level tasks beside it."""
+    accompanied = sum(steps for task, steps in stage.steps.items() if TASKS[task].target is None)
+    return {task: steps + accompanied * (task in config.train.companions) for task, steps in stage.steps.items()}
 
 
 def memory_table(config: Config, sizes: Sizes, total: int, ranks: int, cluster: Cluster | None) -> Table:

@@ -66,12 +66,8 @@ class Probe:
                 for batch in self.batches(task, run_step, step):
                     labels.append(batch.targets[task][1].cpu().numpy())
                     predictions.append(self.model.predict(batch)[task].argmax(-1).cpu().numpy())
-                local[task] = concatenate(labels), concatenate(predictions)
-        everyone = self.world.gather(local)
-        return {
-            task: (np.concatenate([of[task][0] for of in everyone]), np.concatenate([of[task][1] for of in everyone]))
-            for task in self.tasks
-        }
+                local[task] = np.stack([concatenate(labels), concatenate(predictions)])
+        return {task: (both[0], both[1]) for task, both in self.of_all_ranks(local).items()}
 
     def chances(self) -> dict[str, float]:
         """What guessing reaches in the metric of every task, by the labels of SAMPLE instances. Collective."""
@@ -83,9 +79,13 @@ class Probe:
             )
             for task in self.tasks
         }
-        everyone = self.world.gather(local)
-        labels = {task: np.concatenate([of[task] for of in everyone]) for task in self.tasks}
+        labels = self.of_all_ranks(local)
         return {task: min(TASKS[task].metric(of, of).chance, MOST_CHANCE) for task, of in labels.items()}
+
+    def of_all_ranks(self, local: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """End to end, in rank order."""
+        everyone = self.world.gather(local)
+        return {task: np.concatenate([of[task] for of in everyone], axis=-1) for task in self.tasks}
 
     def batches(self, task: str, run_step: int, step: int) -> Iterator[Batch]:
         """With the targets of the task alone."""

@@ -11,7 +11,7 @@ from finetune.results import Result, read_results
 from pretrain.compare.answers import FILE, Answers, read_answers
 from pretrain.compare.experiment import CompareConfig, Job, jobs
 from pretrain.config import Config
-from pretrain.plan import operations, predicted_steps, read_sizes
+from pretrain.plan import read_sizes, training_operations
 from pretrain.report import read_records
 from pretrain.run import finished
 
@@ -88,9 +88,8 @@ def cost_of(config: Config, records: Sequence[dict]) -> dict[str, float]:
     seconds = sum(count / step["tokens_per_second"] for count, step in zip(counts, steps, strict=True))
     tokens, stages, batch = steps[-1]["tokens"], config.stages(), config.train.batch_size
     total = sum(stage.total for stage in stages)
-    masked_lm = sum(predicted_steps(config, stage) for stage in stages) / total
     length = round(tokens / (total * batch))
-    work = operations(read_sizes(config), tokens, length, tokens * masked_lm * config.corpus.mask_share)
+    work = training_operations(config, stages, read_sizes(config), tokens, length)
     return {"steps": steps[-1]["run_step"], "tokens": tokens, "seconds": float(seconds), "flops": work}
 
 

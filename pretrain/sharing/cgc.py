@@ -9,7 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from pretrain.config import SharingConfig
-from pretrain.sharing.parts import Block, Gate, Parts, mix
+from pretrain.sharing.parts import Block, Gate, Parts, weighed
 
 
 class Cgc(nn.Module):
@@ -22,8 +22,7 @@ class Cgc(nn.Module):
 
     def forward(self, task: str, states: Tensor, cue: Tensor | None = None) -> Tensor:
         """The gate reads `cue`; None: the states themselves."""
-        gate, experts = self.read_by(task)
-        return mix(gate(states if cue is None else cue, task), [expert(states) for expert in experts])
+        return weighed(*self.read_by(task), task, states, cue)
 
     def read_by(self, task: str) -> tuple[Gate, list[Block]]:
         """The gate of a task, and the experts that it weighs: its own, then the shared ones."""

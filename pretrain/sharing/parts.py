@@ -86,6 +86,11 @@ def mix(shares: Tensor, outputs: Sequence[Tensor]) -> Tensor:
     return (shares.unsqueeze(-2) @ torch.stack(list(outputs), -2)).squeeze(-2)
 
 
+def weighed(gate: Gate, experts: Sequence[Block], task: str, states: Tensor, cue: Tensor | None) -> Tensor:
+    """What experts make of the states, mixed as the gate says of `cue`; None: of the states themselves."""
+    return mix(gate(states if cue is None else cue, task), [expert(states) for expert in experts])
+
+
 class Parts(NamedTuple):
     """Makes the parts of a model's sharing; initial values are addressed by (seed, name), whatever else there is."""
 

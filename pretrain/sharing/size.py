@@ -9,12 +9,10 @@ from pretrain.tasks import families_of
 def shared_parameters(settings: SharingConfig, tasks: Sequence[str], hidden: int) -> int:
     """Weights of blocks, gates, joins and cross-stitch rows for states of width `hidden`."""
     number, families = len(tasks), len(families_of(tasks))
-    width = settings.width or hidden
-    block = 2 * hidden * width + width + hidden
+    block, levels = block_of(settings, hidden), levels_of(settings)
     mixture = settings.experts * (block + hidden * number)
     own, shared = settings.task_experts, settings.shared_experts
     extraction = (number * own + shared) * block + number * hidden * (own + shared)
-    levels = settings.layers if settings.place == "inside" else settings.levels
     match settings.kind:
         case "hard":
             return 0
@@ -24,7 +22,7 @@ def shared_parameters(settings: SharingConfig, tasks: Sequence[str], hidden: int
         case "customized":
             return (1 + families) * block + families * join(hidden, 2)
         case "cross_stitch":
-            return settings.levels * families * (block + families * (hidden if settings.per_channel else 1))
+            return levels * families * (block + families * (hidden if settings.per_channel else 1))
         case "omoe":
             return settings.layers * settings.experts * (block + hidden)
         case "mmoe":
@@ -39,9 +37,8 @@ def shared_parameters(settings: SharingConfig, tasks: Sequence[str], hidden: int
 
 def shared_work(settings: SharingConfig, tasks: Sequence[str], hidden: int) -> int:
     """Weights that a slot of one task is multiplied with, at most: on top where it has targets, inside everywhere."""
-    width, own, shared = settings.width or hidden, settings.task_experts, settings.shared_experts
-    block = 2 * hidden * width + width + hidden
-    levels = settings.layers if settings.place == "inside" else settings.levels
+    own, shared = settings.task_experts, settings.shared_experts
+    block, levels = block_of(settings, hidden), levels_of(settings)
     match settings.kind:
         case "hard":
             return 0
@@ -67,6 +64,15 @@ def layers_again(settings: SharingConfig, tasks: Sequence[str]) -> int:
     if (settings.kind, settings.place) != ("ple", "inside"):
         return 0
     return (len(tasks) + 1) * (settings.layers - 2) + 2 + 1 - settings.layers
+
+
+def block_of(settings: SharingConfig, hidden: int) -> int:
+    width = settings.width or hidden
+    return 2 * hidden * width + width + hidden
+
+
+def levels_of(settings: SharingConfig) -> int:
+    return settings.layers if settings.place == "inside" else settings.levels
 
 
 def join(hidden: int, number: int) -> int:
